@@ -38,6 +38,8 @@ def check_shape(x: Tensor) -> None:
         elif x.ndim == 4 and x.is_floating_point():
             hint = ": x.float()"
         raise InputError(f"images must be float32 of shape (n, c, h, w), got {x.dtype} {shape}{hint}")
+    if 0 in shape[1:]:
+        raise InputError(f"images must have pixels, got {shape}")
     if channels_last(shape):
         raise InputError(
             f"images must be of shape (n, c, h, w), got {shape}, channels last: x.permute(0, 3, 1, 2).contiguous()"

@@ -35,6 +35,7 @@ from advgan.models.generator_settings import (
     check_classes,
     check_network,
     check_settings,
+    checked_noise,
 )
 from advgan.models.guides import allowed_guide, check_guide, guide_config, guide_from, rebuild
 from advgan.models.networks import ConditionEmbedding, GaussianSmoothing
@@ -253,7 +254,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         Raises InputError for what the generator was not made for, for images of another kind, and (`check_finite`) for
         NaN or infinity in the result.
         """
-        z = array_as_tensor(z, "z")
+        z = checked_noise(z, rng)
         self._validate_inputs(x, y, y_target, eps, z, iterations)
         device = next((tensor.device for tensor in self.parameters()), x.device)
         radius = self.threat.eps if eps is None else float(eps)
@@ -297,7 +298,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         check_tensor(x, "images", "a float tensor (n, c, h, w) in [0, 1]", "torch.from_numpy(x)")
         if (dtype := next((tensor.dtype for tensor in self.parameters()), torch.float32)) != torch.float32:
             raise InputError(f"the generator's weights must be float32, got {dtype}: generator.float()")
-        if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:
+        if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels or 0 in x.shape[1:]:
             expected = f"float images (n, {self.channels}, h, w)"
             hint = ": x[None] is a batch of one image" if x.ndim == 3 else ""
             hint = ": x.permute(0, 3, 1, 2)" if x.ndim == 4 and x.shape[3] == self.channels != x.shape[1] else hint

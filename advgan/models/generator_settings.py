@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any, Literal, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from advgan.classifiers.base import MAX_CLASSES
 from advgan.core.errors import InputError, listing
+from advgan.core.inputs import array_as_tensor
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import check_eps
 from advgan.models.networks import PatchNetwork, ResNetNetwork, UNet, XiaoNetwork
@@ -133,3 +135,13 @@ def build_network(settings: Mapping[str, Any], guide: Any, cond_dim: int) -> tup
     if settings["architecture"] == "unet":
         return patch * 2**levels, UNet(channels, patch, width, depth, levels, cond_dim)
     return patch, PatchNetwork(channels, patch, width, depth, cond_dim)
+
+
+def checked_noise(z: Any, rng: Any) -> Tensor | None:
+    """`z` as a tensor, or None. Raises InputError for another type of it, or of `rng`."""
+    z = array_as_tensor(z, "z")
+    if z is not None and not isinstance(z, Tensor):
+        raise InputError(f"z must be noise (n, noise), got {z!r:.60}")
+    if rng is not None and not isinstance(rng, torch.Generator):
+        raise InputError(f"rng must be a torch.Generator, got {type(rng).__name__}")
+    return z

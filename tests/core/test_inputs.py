@@ -26,6 +26,7 @@ IMAGES = [
     ((X * 255).byte().numpy(), r"got ndarray uint8"),
     ((X * 255).byte(), r"got torch.uint8 \(4, 3, 8, 8\): x.float\(\) / 255"),
     (X.double(), r"got torch.float64 \(4, 3, 8, 8\): x.float\(\)"),
+    (X[:, :, :0], r"images must have pixels, got \(4, 3, 0, 8\)"),
     (X[0], r"got torch.float32 \(3, 8, 8\): x\[None\]"),
     (X * 255, r"in \[0, 1\], got 0.\d+ to 25\d.*: grey levels\? x / 255"),
     ((X - 0.45) / 0.22, r"normalised\? that belongs inside the model"),

@@ -158,6 +158,7 @@ def test_checkpoints_that_cannot_be_loaded_say_why(tmp_path):
     [
         (torch.rand(2, 3, 8, 8), {}, r"expects float images \(n, 1, h, w\).*\(2, 3, 8, 8\)"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), {}, "got torch.uint8"),
+        (torch.rand(2, 1, 0, 8), {}, r"got torch.float32 \(2, 1, 0, 8\)"),
         (torch.rand(1, 8, 8), {}, r"got torch.float32 \(1, 8, 8\): x\[None\] is a batch of one image"),
         (torch.rand(2, 8, 8, 1), {}, r"got torch.float32 \(2, 8, 8, 1\): x.permute\(0, 3, 1, 2\)"),
         (255 * torch.rand(2, 1, 8, 8), {}, r"must lie in \[0, 1\]"),
@@ -379,6 +380,8 @@ def test_a_conditional_checkpoint_round_trip(tmp_path):
         ({"y_target": 3}, "classes 0 to 2, got y_target 3"),
         ({"y_target": torch.tensor([0, 3])}, "got y_target 3"),
         ({"y_target": torch.tensor([0, 1, 2])}, r"one for each of 2 images, got \(3,\)"),
+        ({"z": 0}, "z must be noise \\(n, noise\\), got 0"),
+        ({"rng": np.random.default_rng(0)}, "rng must be a torch.Generator, got Generator"),
         ({"z": torch.zeros(2, 3)}, r"takes noise \(2, 2\), got z of shape \(2, 3\)"),
         ({"eps": 0.31}, "the larger 0.31"),
     ],
