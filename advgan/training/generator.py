@@ -45,7 +45,7 @@ from advgan.training.runtime.distributed import in_any_process, make_accelerator
 from advgan.training.runtime.loop import GracefulShutdown, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.trainer import GANTrainer, OptimizerFactory
-from advgan.training.trial import FGSMComparison, compare_with_fgsm, is_architecture_open, unrolled_is_better
+from advgan.training.trial import FGSMComparison, chosen_settings, compare_with_fgsm, is_architecture_open
 from advgan.training.validation import Validator, eval_settings, seconds_per_pass, write_validation
 
 Callback = Callable[[int, Mapping[str, float]], bool | None]  # (steps done, metrics) -> True: stop
@@ -141,13 +141,17 @@ def fit(
         if config.run.checkpoint_target:
             enable_activation_checkpointing(unwrap(images.model))
         training = partial(GeneratorTraining, images, threat, y_target, accelerator=accelerator, others=others)
-        if is_architecture_open(config, modules, images, others) and unrolled_is_better(
-            lambda trial_config: training(trial_config, modules, Place()).trial(), config, images, place, accelerator
-        ):
-            config, modules = config.replace({"architecture": "unrolled"}), replace(modules, guide=True)
-            if description is not None:
-                chosen = {"architecture": "unrolled", "guide": True}
-                description = replace(description, settings={**description.settings, **chosen})
+        if is_architecture_open(config, modules, images, others):
+            chosen = chosen_settings(
+                lambda trial_config: training(trial_config, modules, Place()).trial(),
+                *(config, images, place, accelerator),
+                targeted=threat.targeted,
+            )
+            guided = chosen.get("architecture") == "unrolled"
+            config, modules = config.replace(chosen), replace(modules, guide=guided or modules.guide)
+            if description is not None and chosen:
+                settings = {**description.settings, **chosen} | ({"guide": True} if guided else {})
+                description = replace(description, settings=settings)
         return training(config, modules, place, description=description).run(callbacks)
 
 

@@ -87,8 +87,8 @@ class GeneratorConfig(NetworkFlags):
     architecture: Architecture | None = None
     """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
     guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer). None: patch, or unet from 96
-    pixels a side on; a training of 300 steps or more tries it for 60 first, and where that has less than 0.7 of FGSM's
-    success takes unrolled with the target as guide instead"""
+    pixels a side on; a training of 300 steps or more tries it for 60 first and, where that is below FGSM, takes a unet
+    or unrolled with the target as guide instead"""
     labels: bool | None = None
     """Whether the label, the class to leave, is an input of the generator, `perturb(x, y)`; None: for patch and unet
     with at least 10 training images a class, without a guide and a universal perturbation"""

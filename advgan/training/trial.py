@@ -1,8 +1,9 @@
 """The architecture of a generator where the settings leave it open: a short trial of the default one, beside FGSM.
 
-Against a robust classifier, or in a small ball, a perturbation has to follow the gradient closely. A network that reads
-no gradient then stays far below FGSM, which shows after a few steps; an unrolled network, which starts at the gradient,
-does not.
+The fastest network that reaches FGSM's success is wanted. One of patches, the default for small images, often does.
+Where it is a little below FGSM after a few steps it stays there: a U-Net is stronger, and still faster than FGSM where
+the classifier is the larger network. Against a robust classifier, or in a small ball, a perturbation has to follow the
+gradient closely: what reads no gradient is far below FGSM, and an unrolled network, which starts at it, is not.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from advgan.attacks.common import find_adversarial
 from advgan.attacks.fgsm import fgsm
@@ -26,14 +28,18 @@ from advgan.models.generator import Generator
 from advgan.training.build import Modules, batch_size_of
 from advgan.training.datasets import Images
 from advgan.training.defaults import size_defaults
-from advgan.training.gan import FEATURE_LOSSES
+from advgan.training.gan import FEATURE_LOSSES, LossConfig
 from advgan.training.options import GeneratorConfig, TrainingConfig
 from advgan.training.run_directory import Place
 from advgan.training.runtime.distributed import in_any_process, restored_accelerator
 
 TRIAL_STEPS = 60
 MIN_TRAINING_STEPS = 300  # shorter trainings have no trial
-MIN_SUCCESS = 0.7  # relative to FGSM's, after the trial: below it an unrolled network is worth its time
+NEAR_FGSM = 0.97  # of FGSM's success, after the trial: below it patches are not enough
+MIN_SUCCESS = 0.7  # the same: below it a network that reads no gradient is not enough
+UNET: dict[str, Any] = {"architecture": "unet", "patch": 2, "width": 32, "levels": 2}
+UNET_SETTINGS = (*UNET, "adversarial")
+UNROLLED = {"architecture": "unrolled"}
 IMAGES = 200  # of a comparison, at most: as long as a few steps of the training
 
 
@@ -84,36 +90,66 @@ def is_architecture_open(config: TrainingConfig, modules: Modules, images: Image
     return network == GeneratorConfig() and not callers_parts and not others and fits_loss and can_copy
 
 
-def unrolled_is_better(
+def chosen_settings(
     trial: Callable[[TrainingConfig], FGSMComparison | None],
     config: TrainingConfig,
     images: Images,
     place: Place,
     accelerator: Accelerator,
-) -> bool:
-    """Whether the default architecture has less than `MIN_SUCCESS` of FGSM's success after `TRIAL_STEPS` steps; of a
-    resumed run, whether it had. False, without a trial, for trainings of less than `MIN_TRAINING_STEPS`.
+    *,
+    targeted: bool,
+) -> dict[str, Any]:
+    """The settings of the network that takes the place of the default one, by its success in a trial of `TRIAL_STEPS`
+    steps; of a resumed run those that it has. None, without a trial, for trainings of less than `MIN_TRAINING_STEPS`.
 
     trial   runs the training with these settings -> its generator beside FGSM, on validation images
     """
+    defaults = size_defaults(images.train.image_shape)
     saved = place.directory / "training.json" if place.directory is not None and place.resume else None
     if saved is not None and saved.exists():
-        return bool(read_sealed(saved)["settings"].get("architecture") == "unrolled")
+        settings = read_sealed(saved)["settings"]
+        if settings["architecture"] == defaults.architecture:
+            return {}
+        return UNROLLED if settings["architecture"] == "unrolled" else {name: settings[name] for name in UNET_SETTINGS}
     size = batch_size_of(config, images.train, accelerator.num_processes)
-    defaults = size_defaults(images.train.image_shape)
     if config.optimization.total_steps(lambda: steps_per_epoch(images.train, size), defaults) < MIN_TRAINING_STEPS:
-        return False
+        return {}
+    patches = defaults.architecture == "patch"
     with preserved_random_states(), restored_accelerator(accelerator):
         comparison = trial(config.replace({"max_steps": TRIAL_STEPS, "compile": False}))
-    weak = comparison is not None and comparison.generator < MIN_SUCCESS * comparison.fgsm and _can_be_guide(images)
-    weak = in_any_process(accelerator, weak)
-    if weak and accelerator.is_main_process:
+        share = 1.0 if comparison is None or not comparison.fgsm else comparison.generator / comparison.fgsm
+        weak = in_any_process(accelerator, share < MIN_SUCCESS)
+        below = in_any_process(accelerator, share < (NEAR_FGSM if patches else MIN_SUCCESS))
+        unet = UNET if below and patches and _unet_is_fast(images, accelerator.device) else None
+        unrolled = UNROLLED if below and _can_be_guide(images) else None
+    chosen = (unrolled or unet if weak else unet or unrolled) or {}
+    if chosen and accelerator.is_main_process:
+        network = "a U-Net" if chosen is UNET else "unrolled, with the classifier as guide: slower, and stronger"
         note(
-            f"after {TRIAL_STEPS} steps: {comparison}. A network that reads no gradient is weak against this "
-            "classifier: the generator is unrolled, with the classifier as guide; to keep the other one: "
-            f"architecture={defaults.architecture!r}"
+            f"after {TRIAL_STEPS} steps: {comparison}. The default network is too weak against this classifier: the "
+            f"generator is {network}; to keep the other one: architecture={defaults.architecture!r}"
         )
-    return weak
+    if chosen is not UNET:
+        return chosen
+    untargeted = not targeted and not config.generator.any_class
+    own_loss = config.loss.adversarial is not None or config.loss.kappa != LossConfig().kappa
+    return chosen | ({"adversarial": "relativistic"} if untargeted and not own_loss else {})
+
+
+def _unet_is_fast(images: Images, device: torch.device) -> bool:
+    """Whether a pass of the U-Net takes no more operations than one of the classifier, which is about a third of FGSM.
+
+    Operations of convolutions, matrix products and attention: times would not be the same twice.
+    """
+    x = torch.full((2, *images.train.image_shape), 0.5, device=device)
+    unet = Generator(channels=x.shape[1], **UNET).to(device)
+    counts = []
+    for network in (unet, images.model):
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            network(x)
+        counts.append(counter.get_total_flops())
+    return counts[0] <= counts[1]
 
 
 def _can_be_guide(images: Images) -> bool:

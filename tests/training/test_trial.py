@@ -1,18 +1,25 @@
 """The trial beside FGSM that chooses the architecture of a generator, where the settings leave it open."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 import advgan
 from advgan import Generator
+from advgan.classifiers.external.base import wrap_external
 from advgan.training import trial
 from advgan.training.build import Modules
+from advgan.training.datasets import Images
 from advgan.training.gan import LossConfig
+from advgan.training.generator import GeneratorTraining
 from advgan.training.options import GeneratorConfig, TrainingConfig
+from advgan.training.run_directory import Place
+from advgan.training.trial import FGSMComparison
 from tests.training.test_fgsm_comparison import Sum, images
 
 SETTINGS: dict[str, Any] = {"batch_size": 20, "max_steps": 8, "validate_every": 4, "workers": 0, "progress": False}
@@ -50,7 +57,7 @@ def test_unrolled_network_where_the_default_one_is_far_below_fgsm(
     x, y = data(model)
     generator = advgan.fit(model, (x, y), eps=0.02, **SETTINGS)
     assert generator.config["architecture"] == "unrolled"
-    assert "A network that reads no gradient is weak against this classifier" in " ".join(
+    assert "The default network is too weak against this classifier: the generator is unrolled" in " ".join(
         capsys.readouterr().err.split()
     )
     assert torch.equal(generator.perturb(x, y), generator.perturb(x)), "the guide predicts y"
@@ -69,6 +76,70 @@ def test_default_network_that_reaches_fgsm_is_trained_as_without_a_trial(
     named = advgan.fit(Sum(), (x, y), eps=0.2, architecture="patch", **settings)
     assert chosen.config == named.config
     assert torch.equal(chosen.perturb(x, y), named.perturb(x, y))
+
+
+@pytest.mark.parametrize(
+    ("settings", "loss"),
+    [({}, "relativistic"), ({"kappa": 1.0}, None), ({"any_class": True}, None), ({"y_target": 1}, None)],
+)
+def test_unet_where_the_network_of_patches_is_a_little_below_fgsm(
+    short: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: dict[str, Any], loss: str | None
+) -> None:
+    monkeypatch.setattr(trial, "_unet_is_fast", lambda *_: True)
+    monkeypatch.setattr(GeneratorTraining, "trial", lambda _: FGSMComparison(n=100, generator=90, fgsm=100))
+    settings = SETTINGS | settings
+    x, y = images()
+    whole = advgan.fit(Sum(), (x, y), eps=0.2, output_dir=tmp_path / "whole", **settings)
+    config = whole.config
+    assert {name: config[name] for name in trial.UNET} == trial.UNET
+    assert whole.guide is None
+    saved = json.loads((tmp_path / "whole" / "training.json").read_text())["settings"]
+    assert saved["adversarial"] == loss
+    stop = [lambda step, _: step == 4]
+    advgan.fit(Sum(), (x, y), eps=0.2, output_dir=tmp_path / "part", callbacks=stop, **settings)
+    monkeypatch.setattr(GeneratorTraining, "trial", None)  # there is no second trial
+    resumed = advgan.fit(Sum(), (x, y), eps=0.2, output_dir=tmp_path / "part", resume=True, **settings)
+    labels = y if config["labels"] else None
+    assert torch.equal(resumed.perturb(x, labels), whole.perturb(x, labels))
+
+
+class Wide(Products):
+    """More operations than those of the U-Net, for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = nn.Conv2d(1, 4000, 9, padding=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0 * self.idle(x).mean()
+
+
+@pytest.mark.parametrize(
+    ("model", "generator", "fgsm", "architecture"),
+    [
+        (Products(), 97, 100, None),
+        (Products(), 0, 0, None),
+        (Products(), 96, 100, "unrolled"),
+        (Wide(), 96, 100, "unet"),
+        (Wide(), 70, 100, "unet"),
+        (Wide(), 69, 100, "unrolled"),
+        (Wide(), 97, 100, None),
+    ],
+)
+def test_architecture_by_success_and_operations(
+    model: nn.Module, generator: int, fgsm: int, architecture: str | None
+) -> None:
+    split = advgan.data.sources.FloatSplit(*images())
+    model = wrap_external(model.eval(), "test", (1, *split.image_shape[1:]))
+    state = torch.get_rng_state()
+    chosen = trial.chosen_settings(
+        lambda _: FGSMComparison(100, generator, fgsm),
+        *(TrainingConfig().replace({"max_steps": 300}), Images(model, split, split, ("0", "1"))),
+        *(Place(), Accelerator(cpu=True)),
+        targeted=False,
+    )
+    assert chosen.get("architecture") == architecture
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_blocks_are_checkpointed_once(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
