@@ -42,6 +42,8 @@ def size_defaults(image_shape: Sequence[int], architecture: Architecture | None 
     if architecture == "unrolled":  # no width: its learned backward pass alone
         batch_size, max_steps = (64, 200) if defaults.batch_size == SMALL.batch_size else (8, 60)
         return defaults._replace(width=0, batch_size=batch_size, max_steps=max_steps)
+    if architecture == "unet":  # of small images: a step takes longer, and fewer do
+        return defaults._replace(max_steps=500)
     return defaults._replace(width=64, depth=6) if architecture == "resnet" else defaults  # the published sizes
 
 
