@@ -252,7 +252,7 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(
     for extra, message in (
         ([], "already holds a classifier run: continue it with --resume"),
         (["--resume", "--temperature", 10], "temperature was 20.0, now 10.0"),
-        (["--resume", "--target", "mnist-small"], "cannot resume from"),
+        (["--resume", "--target", "mnist-small"], "but target was mnist-b, now mnist-small"),
     ):
         with pytest.raises(SystemExit) as stop:
             train("--max-steps", 1, *extra)

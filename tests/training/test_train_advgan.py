@@ -280,7 +280,7 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(advgan, words, 
     for extra, message in (
         ([], "already holds a generator run: continue it with --resume"),
         (["--resume", "--eps", "0.2"], "but eps was 0.3, now 0.2"),
-        (["--resume", "--width", "16"], "cannot resume from"),
+        (["--resume", "--width", "16"], "but width was 8, now 16"),
     ):
         with pytest.raises(SystemExit) as exit_:
             run(advgan.main, advgan.Settings, words + extra)

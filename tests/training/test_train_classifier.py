@@ -116,7 +116,7 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(classifier, wor
     for extra, message in (
         ([], "already holds a classifier run: continue it with --resume"),
         (["--resume", "--weight-decay", "0.1"], "but weight_decay was 0.0001, now 0.1"),
-        (["--resume", "--target", "mnist-a"], "cannot resume from"),
+        (["--resume", "--target", "mnist-a"], "but target was mnist-c, now mnist-a"),
     ):
         with pytest.raises(SystemExit) as exit_:
             run(classifier.main, classifier.Settings, words + extra)
