@@ -40,6 +40,7 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
     """
     if isinstance(guide, OutputAdapter):
         guide = guide.model  # an external classifier reads its output itself
+    guide = getattr(guide, "_orig_mod", guide)  # a graph of torch.compile cannot be differentiated twice
     if isinstance(guide, Mapping):
         check_guide(guide)
         return build_configured(guide).requires_grad_(False).eval()

@@ -8,6 +8,7 @@ gradient closely: what reads no gradient is far below FGSM, and an unrolled netw
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,8 +39,6 @@ MIN_TRAINING_STEPS = 300  # shorter trainings have no trial
 NEAR_FGSM = 0.97  # of FGSM's success, after the trial: below it patches are not enough
 MIN_SUCCESS = 0.7  # the same: below it a network that reads no gradient is not enough
 UNET: dict[str, Any] = {"architecture": "unet", "patch": 2, "width": 32, "levels": 2}
-UNET_SETTINGS = (*UNET, "adversarial")
-UNROLLED = {"architecture": "unrolled"}
 IMAGES = 200  # of a comparison, at most: as long as a few steps of the training
 
 
@@ -105,35 +104,37 @@ def chosen_settings(
     trial   runs the training with these settings -> its generator beside FGSM, on validation images
     """
     defaults = size_defaults(images.train.image_shape)
+    choices: dict[str, dict[str, Any]] = {"unrolled": {"architecture": "unrolled"}}
+    if patches := defaults.architecture == "patch":
+        choices["unet"] = UNET | _loss_of_unet(config, targeted)
     saved = place.directory / "training.json" if place.directory is not None and place.resume else None
     if saved is not None and saved.exists():
-        settings = read_sealed(saved)["settings"]
-        if settings["architecture"] == defaults.architecture:
-            return {}
-        return UNROLLED if settings["architecture"] == "unrolled" else {name: settings[name] for name in UNET_SETTINGS}
+        return choices.get(read_sealed(saved)["settings"].get("architecture"), {})
     size = batch_size_of(config, images.train, accelerator.num_processes)
     if config.optimization.total_steps(lambda: steps_per_epoch(images.train, size), defaults) < MIN_TRAINING_STEPS:
         return {}
-    patches = defaults.architecture == "patch"
     with preserved_random_states(), restored_accelerator(accelerator):
         comparison = trial(config.replace({"max_steps": TRIAL_STEPS, "compile": False}))
         share = 1.0 if comparison is None or not comparison.fgsm else comparison.generator / comparison.fgsm
-        weak = in_any_process(accelerator, share < MIN_SUCCESS)
-        below = in_any_process(accelerator, share < (NEAR_FGSM if patches else MIN_SUCCESS))
-        unet = UNET if below and patches and _unet_is_fast(images, accelerator.device) else None
-        unrolled = UNROLLED if below and _can_be_guide(images) else None
-    chosen = (unrolled or unet if weak else unet or unrolled) or {}
+        if not in_any_process(accelerator, share < (NEAR_FGSM if patches else MIN_SUCCESS)):
+            return {}
+        order = ("unrolled", "unet") if in_any_process(accelerator, share < MIN_SUCCESS) else ("unet", "unrolled")
+        fits = {"unet": partial(_unet_is_fast, images, accelerator.device), "unrolled": partial(_can_be_guide, images)}
+        chosen = next((choices[name] for name in order if name in choices and fits[name]()), {})
     if chosen and accelerator.is_main_process:
-        network = "a U-Net" if chosen is UNET else "unrolled, with the classifier as guide: slower, and stronger"
+        unrolled = "unrolled, with the classifier as guide: slower, and stronger"
+        network = unrolled if chosen["architecture"] == "unrolled" else "a U-Net"
         note(
             f"after {TRIAL_STEPS} steps: {comparison}. The default network is too weak against this classifier: the "
             f"generator is {network}; to keep the other one: architecture={defaults.architecture!r}"
         )
-    if chosen is not UNET:
-        return chosen
-    untargeted = not targeted and not config.generator.any_class
-    own_loss = config.loss.adversarial is not None or config.loss.kappa != LossConfig().kappa
-    return chosen | ({"adversarial": "relativistic"} if untargeted and not own_loss else {})
+    return chosen
+
+
+def _loss_of_unet(config: TrainingConfig, targeted: bool) -> dict[str, Any]:
+    """The relativistic loss for an untargeted U-Net, unless the settings choose the loss."""
+    is_chosen = config.loss.adversarial is not None or config.loss.kappa != LossConfig().kappa
+    return {} if targeted or config.generator.any_class or is_chosen else {"adversarial": "relativistic"}
 
 
 def _unet_is_fast(images: Images, device: torch.device) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import advgan
 from advgan import Generator
 from advgan.classifiers.external.base import wrap_external
+from advgan.core.errors import InputError
 from advgan.training import trial
 from advgan.training.build import Modules
 from advgan.training.datasets import Images
@@ -114,6 +115,17 @@ class Wide(Products):
         return super().forward(x) + 0 * self.idle(x).mean()
 
 
+@pytest.mark.parametrize("others", [{"architecture": "paper"}, {"architecture": "unet", "levels": 3}])
+def test_a_run_with_a_chosen_network_is_not_resumed_without_it(
+    short: None, tmp_path: Path, others: dict[str, Any]
+) -> None:
+    x, y = images()
+    stop = [lambda step, _: step == 4]
+    advgan.fit(Sum(), (x, y), eps=0.2, output_dir=tmp_path, callbacks=stop, **SETTINGS, **others)
+    with pytest.raises(InputError, match="a run is resumed with its own settings, but"):
+        advgan.fit(Sum(), (x, y), eps=0.2, output_dir=tmp_path, resume=True, **SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("model", "generator", "fgsm", "architecture"),
     [
@@ -148,6 +160,15 @@ def test_blocks_are_checkpointed_once(short: None, monkeypatch: pytest.MonkeyPat
     model = Products().eval()
     advgan.fit(model, data(model), eps=0.02, checkpoint_target=True, **SETTINGS)
     assert wrapped == [model], "a second time around would compute the activations again"
+
+
+def test_unrolled_network_with_a_compiled_classifier_as_guide(short: None) -> None:
+    model = Products().eval()
+    x, y = data(model)
+    compiled: Any = torch.compile(model, backend="aot_eager")
+    generator = advgan.fit(compiled, (x, y), eps=0.02, **SETTINGS)
+    assert generator.config["architecture"] == "unrolled"
+    assert torch.equal(generator.perturb(x), advgan.fit(model, (x, y), eps=0.02, **SETTINGS).perturb(x))
 
 
 def test_resumed_run_keeps_the_architecture_and_equals_an_uninterrupted_one(
