@@ -24,7 +24,7 @@ from advgan.classifiers.checks import (
     normalisations,
 )
 from advgan.core.errors import InputError, listing, one_line
-from advgan.core.inputs import array_as_tensor, as_labels, check_shape, check_tensor, range_fault
+from advgan.core.inputs import as_float_images, as_labels, range_fault
 
 BATCH = 100  # images in a forward pass
 MIN_GAIN = 0.2  # of accuracy, by which a change of images or classes shows a fault
@@ -88,7 +88,9 @@ def check_model(
     Example:
         >>> print(advgan.check_model(model, x, y))
     """
-    x = _images(x)
+    x = as_float_images(x)
+    if not len(x):
+        raise InputError("expected a few images to check the model on, got none")
     labels = None if y is None else as_labels(y, len(x))
     model = as_module(model)
     check_weights(model)
@@ -117,18 +119,6 @@ def check_model(
         accuracy = (logits.argmax(1) == y).float().mean().item()
         problems += _label_problems(model, x, y, logits)
     return ModelReport(tuple(problems), accuracy)
-
-
-def _images(value: Any) -> Tensor:
-    """Images of an array or a tensor as float32 (n, c, h, w), in any range. Raises InputError for others."""
-    x = array_as_tensor(value, "images")
-    check_tensor(x, "images", "a tensor or an array (n, c, h, w)", "torch.as_tensor(x)")
-    x = x.detach() / 255 if x.dtype == torch.uint8 else x.detach()
-    x = x.float() if x.is_floating_point() else x
-    check_shape(x)
-    if not len(x):
-        raise InputError("expected a few images to check the model on, got none")
-    return x
 
 
 @contextmanager

@@ -23,6 +23,11 @@ LONGEST = 150  # bytes of a name that are kept in temporary names; file systems 
 OLD_AGE = 24 * 3600  # seconds after which another machine's leftovers are removed
 
 
+def optional_folder(value: Any, name: str) -> Path | None:
+    """`folder_path`, or None for None."""
+    return None if value is None else folder_path(value, name)
+
+
 def folder_path(value: Any, name: str = "directory") -> Path:
     """A caller's path of a folder. Raises InputError for an empty one, and for anything else."""
     if not isinstance(value, (str, os.PathLike)) or not str(value):

@@ -99,13 +99,18 @@ def as_images(value: Any) -> Tensor:
 
     Raises InputError as `check_images`.
     """
+    x = as_float_images(value).cpu()
+    check_range(x)
+    return x
+
+
+def as_float_images(value: Any) -> Tensor:
+    """The same in any range, and where they are. Raises InputError for other types and shapes."""
     x = array_as_tensor(value, "images")
     check_tensor(x, "images", "a tensor or an array (n, c, h, w)", "torch.as_tensor(x)")
-    x = x.detach().cpu()
-    if x.dtype == torch.uint8:
-        x = x.float().div_(255)
+    x = x.detach().float() / 255 if x.dtype == torch.uint8 else x.detach()
     x = x.float() if x.is_floating_point() else x
-    check_images(x)
+    check_shape(x)
     return x
 
 

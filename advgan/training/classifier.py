@@ -29,7 +29,7 @@ from advgan.classifiers.external.base import ExternalClassifier
 from advgan.classifiers.external.head import SOURCES_WITH_HEADS, replace_head
 from advgan.core.config import ByOrder, Real, check_signs
 from advgan.core.errors import InputError
-from advgan.core.files import atomic_write_dir, folder_path
+from advgan.core.files import atomic_write_dir, optional_folder
 from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, Stream, steps_per_epoch
@@ -101,9 +101,7 @@ def train_classifier(
     """
     config = replaced(config or ClassifierConfig(), settings)
     config.check()
-    place = Place(
-        None if output_dir is None else folder_path(output_dir, "output_dir"), resume, overwrite, "classifier"
-    )
+    place = Place(optional_folder(output_dir, "output_dir"), resume, overwrite, "classifier")
     with ExitStack() as stack:
         stack.enter_context(process_settings(None))
         accelerator = accelerator or make_accelerator()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advgan.classifiers import fingerprint
 from advgan.core.errors import InputError, NotFiniteError, note
-from advgan.core.files import folder_path
+from advgan.core.files import optional_folder
 from advgan.core.inputs import plain
 from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
@@ -127,7 +127,7 @@ def fit(
     threat = Threat(norm=norm, eps=check_eps(eps, norm), targeted=y_target is not None)
     allowed_guides = () if description is None else (str(description.settings["target"]),)
     modules = Modules(generator, discriminator, guide, custom_loss, optimizer, init, allowed_guides)
-    place = Place(None if output_dir is None else folder_path(output_dir, "output_dir"), resume, overwrite)
+    place = Place(optional_folder(output_dir, "output_dir"), resume, overwrite)
     with ExitStack() as stack:
         stack.enter_context(process_settings(config.run.threads))
         accelerator = accelerator or make_accelerator(bf16=config.run.bf16)

@@ -113,7 +113,8 @@ class OptimizationFlags:
 
     epochs: int | None = None
     """Passes over the training images (with noise a pass is over half of them, each twice); None: 20, but at most 600
-    steps (unrolled: 200; from 96 pixels a side on: 60). A resumed run may have more, to train longer"""
+    steps (below 96 pixels a side a unet: 500, unrolled: 200; above unrolled: 60). A resumed run may have more, to train
+    longer"""
     max_steps: int | None = None
     """Number of steps, instead of epochs; a resumed run may have more, to train longer"""
     batch_size: int | None = None

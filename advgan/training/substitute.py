@@ -27,7 +27,7 @@ import advgan.training as training
 from advgan.classifiers import Classifier, OutputKind
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
-from advgan.core.files import folder_path
+from advgan.core.files import optional_folder
 from advgan.core.threat_model import Norm
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
@@ -101,9 +101,7 @@ def train_substitute(
     """
     config = SubstituteConfig(eps=eps, norm=norm, y_target=y_target, answers=answers, budget=budget, **settings)
     config.check()
-    place = Place(
-        None if output_dir is None else folder_path(output_dir, "output_dir"), resume, overwrite, beside=("classifier",)
-    )
+    place = Place(optional_folder(output_dir, "output_dir"), resume, overwrite, beside=("classifier",))
     if place.directory is not None and not isinstance(substitute, (str, Classifier)):
         raise InputError(f"output_dir needs a built-in substitute, got {type(substitute).__name__}")
     with process_settings(threads):
