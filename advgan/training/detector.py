@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim import Adam
+from torch.utils.tensorboard import SummaryWriter
 
 import advgan.bridges  # noqa: F401 - registers the names of other libraries' attacks
 import advgan.training as training
@@ -54,6 +55,7 @@ from advgan.training.card import detector_card
 from advgan.training.frozen import frozen, process_settings
 
 NamedAttack = tuple[str, AttackFn]
+LOG_EVERY = 10  # steps between logged losses
 
 
 @dataclass(frozen=True)
@@ -234,9 +236,10 @@ def train_binary_detector(
     images: tuple[Tensor, Tensor],
     attacks: list[NamedAttack],
     config: DetectorConfig,
+    log: SummaryWriter | None = None,
 ) -> list[float]:
     """Train on pairs of a clean image and a successful adversarial one, each attack on its part of `images`; the loss
-    of each step.
+    of every tenth step, which `log` gets during the training.
 
     Raises InputError where no attack succeeds, NotFiniteError for a loss that is not finite.
     """
@@ -262,7 +265,10 @@ def train_binary_detector(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        values.append(loss.item())
+        if step % LOG_EVERY == 0:
+            values.append(loss.item())
+            if log is not None:
+                log.add_scalar("train/loss", values[-1], step)
     detector.eval().requires_grad_(False)
     return values
 
@@ -354,12 +360,9 @@ def main(settings: Settings) -> None:
     if settings.kind == "binary":
         began = time.perf_counter()
         images = first_images(data.train, target, settings)
-        losses = train_binary_detector(detector, target, images, attacks, settings)[::10]
-        seconds = time.perf_counter() - began
         with training.open_log(accelerator, settings.output_dir, "detector", 0, training.to_jsonable(settings)) as log:
-            for i, loss in enumerate(losses):
-                if log is not None:
-                    log.add_scalar("train/loss", loss, 10 * i)
+            losses = train_binary_detector(detector, target, images, attacks, settings, log)
+        seconds = time.perf_counter() - began
     clean = calibrate(detector, target, data.validation, settings.fpr)
     tested = evaluate_detector(detector, target, data.test, attacks, settings.max_samples)
     summary = {

@@ -16,7 +16,8 @@ from advgan.training.trainer import GANTrainer
 from advgan.training.trial import FGSMComparison
 from advgan.training.validation import AFTER, ValidationResult
 
-SHORT = {"loss adversarial": "adv", "loss discriminator": "D", "loss GAN": "gan", "loss hinge": "hinge", "loss": "loss"}
+SHORT = {"loss adversarial": "L_adv", "loss discriminator": "L_D", "loss GAN": "L_GAN", "loss hinge": "L_hinge"}
+SHORT |= {"loss": "loss"}
 LEFT_OF_METRICS = 35  # columns of title, bar and times, of the slash between steps, and the spaces between all
 
 
@@ -68,7 +69,7 @@ class Display:
         columns = {"hinge active": metrics["hinge_active"]} if loss.beta else {}
         if "rejected" in metrics:  # instead of the hinge: a line of a terminal has room for two
             columns = {"rejected": metrics["rejected"]}
-        columns |= {"D right": metrics["d_accuracy"]} if "d_accuracy" in metrics else {}
+        columns |= {"D accuracy": metrics["d_accuracy"]} if "d_accuracy" in metrics else {}
         after = {name.removeprefix(AFTER): value for name, value in metrics.items() if name.startswith(AFTER)}
         columns = after or columns
         text = "  ".join(f"{name} {value:4.0%}" for name, value in columns.items())

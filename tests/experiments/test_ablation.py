@@ -173,7 +173,7 @@ def test_detector_of_each_cell(
     assert (settings.target, settings.eps, settings.fpr) == ("mnist-small", 0.3, 0.01)
     header, _, row = (tmp_path / "report.md").read_text().splitlines()[:3]
     cells = dict(zip(*([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row)), strict=True))
-    assert (cells["variant"], cells["D right %"], cells["AUC %"], cells["detected %"]) == (
+    assert (cells["variant"], cells["D accuracy %"], cells["AUC %"], cells["detected %"]) == (
         "alpha=0",
         "–",
         "99.07",

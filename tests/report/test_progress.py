@@ -32,13 +32,13 @@ def test_result_progress_fits_and_keeps_its_numbers() -> None:
 @pytest.mark.parametrize("total", [8, 600, 30_000])
 def test_training_bar_fits_with_whole_metrics(total: int) -> None:
     bar = progress_bar(Accelerator(cpu=True))
-    parts = ["12.3 step/s", "ASR 98.0%", "adv 12.34", "D 0.25", "gan 0.31", "hinge 1.05"]
+    parts = ["12.3 step/s", "ASR 98.0%", "L_adv 12.34", "L_D 0.25", "L_GAN 0.31", "L_hinge 1.05"]
     text = first_that_fit(parts, WIDTH - LEFT_OF_METRICS - 2 * len(str(total)))
     bar.add_task("advgan", total=total, completed=total - 1, metrics=text)
     (line,) = lines_of(bar)
     assert len(line) <= WIDTH
     assert line.rstrip().endswith(text)
-    assert text.startswith("12.3 step/s ASR 98.0% adv")
+    assert text.startswith("12.3 step/s ASR 98.0% L_adv")
 
 
 def test_first_that_fit() -> None:

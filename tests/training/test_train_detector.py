@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import mannwhitneyu
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advgan.classifiers import load_target
 from advgan.core.config import run
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, NotFiniteError
 from advgan.data import load_data
 from advgan.defenses import load_classifier, load_detector
 from advgan.defenses.detection import scores
@@ -151,6 +152,18 @@ def test_program_of_binary_detector(program: Run, script: Run, words: list[str],
     script(*call, "--overwrite")
     same = load_detector(tmp_path / "out")
     assert all(torch.equal(same.state_dict()[name], value) for name, value in found.state_dict().items())
+
+
+def test_losses_are_logged_during_the_training(words: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    def fail(values: dict[str, float], step: int, cause: str) -> None:
+        if step == 22:
+            raise NotFiniteError("stopped")
+
+    monkeypatch.setattr(program_module.training, "check_finite", fail)
+    with pytest.raises(SystemExit):
+        run(program_module.main, program_module.Settings, [*words, "--kind", "binary", "--steps", "30"])
+    events = EventAccumulator(str(tmp_path / "out" / "logs" / "detector")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [0, 10, 20]
 
 
 def test_program_of_feature_squeezing_without_training(

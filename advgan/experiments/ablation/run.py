@@ -45,7 +45,7 @@ COLUMNS = {
     "l2": lambda run: run["row"]["l2_mean"],
     "SSIM": lambda run: run["row"]["ssim_mean"],
     "hinge active %": lambda run: _of_term(run, "beta", "hinge_active"),
-    "D right %": lambda run: _of_term(run, "alpha", "d_accuracy"),
+    "D accuracy %": lambda run: _of_term(run, "alpha", "d_accuracy"),
     "steps to 95 %": lambda run: run["training"]["steps_to_95"],
     "passes to 95 %": lambda run: run["training"]["passes_to_95"],
 }
