@@ -43,6 +43,7 @@ class Display:
     ) -> None:
         self.record, self.config, self.main = record, config, accelerator.is_main_process
         self.shown = self.main and config.run.progress
+        self.terms: dict[str, float] = {}
         self.total, self.last_line = total, time.monotonic() - LINE_SECONDS + FIRST_LINE_SECONDS
         self.bar = progress_bar(accelerator, disable=not config.run.progress)
         self.lead = "" if title == "advgan" else f"{title}: "
@@ -50,7 +51,7 @@ class Display:
 
     def update(self, terms: dict[str, float]) -> None:
         """The bar after a step, with the terms of the losses."""
-        record = self.record
+        record, self.terms = self.record, terms
         parts = [speed(record["step"] / record["seconds"])]
         parts += [f"ASR {record['history'][-1]['asr']:.1%}"] if record["history"] else []
         parts += [f"{short_name} {terms[name]:.2f}" for name, short_name in SHORT.items() if name in terms]
@@ -77,6 +78,7 @@ class Display:
         if self.shown:
             line = f"step {self.record['step']:5d}  {score} {metrics['asr']:6.2%}  l2 {metrics['l2']:.3f}  {text}"
             self.bar.console.print(line, highlight=False, soft_wrap=True)
+        self.update(self.terms)  # the bar's ASR is that of this validation
         for line in result.warnings:
             kind = re.sub(r"[\d.%]+", "", line)
             if kind not in self.record["shown_warnings"]:

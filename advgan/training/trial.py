@@ -22,6 +22,7 @@ from advgan.classifiers.adapters import FunctionModel
 from advgan.core.errors import InputError, note
 from advgan.core.json_files import read_sealed
 from advgan.core.random_state import preserved_random_states
+from advgan.core.terminal import bar_console
 from advgan.data import Stream, steps_per_epoch
 from advgan.data.split import Split
 from advgan.defenses import unwrap
@@ -52,7 +53,7 @@ class FGSMComparison:
 
     def __str__(self) -> str:
         rates = f"generator {self.generator / self.n:.1%}, FGSM {self.fgsm / self.n:.1%}"
-        return f"{rates} of {self.n} validation images"
+        return f"{rates} (ASR on {self.n} of the validation images)"
 
 
 def compare_with_fgsm(generator: Generator, model: Any, split: Split, device: torch.device) -> FGSMComparison | None:
@@ -117,6 +118,8 @@ def chosen_settings(
         comparison = trial(config.replace({"max_steps": TRIAL_STEPS, "compile": False}))
         share = 1.0 if comparison is None or not comparison.fgsm else comparison.generator / comparison.fgsm
         if not in_any_process(accelerator, share < (NEAR_FGSM if patches else MIN_SUCCESS)):
+            if config.run.progress and accelerator.is_main_process and comparison is not None:
+                bar_console().print(f"trial: {comparison}: the default network is kept", highlight=False)
             return {}
         order = ("unrolled", "unet") if in_any_process(accelerator, share < MIN_SUCCESS) else ("unet", "unrolled")
         fits = {"unet": partial(_unet_is_fast, images, accelerator.device), "unrolled": partial(_can_be_guide, images)}

@@ -472,3 +472,10 @@ def test_missing_package_names_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"timm is not installed, expected it here: pip install 'advgan\[timm\]'"):
         load_target("timm:resnet18")
+
+
+def test_unknown_input_size_is_named(tmp_path):
+    file = tmp_path / "digits.py"
+    file.write_text("from torch import nn\ndef build():\n    return nn.Conv2d(1, 2, 3)\n")
+    with pytest.raises(InputError, match=r"its size is unknown: expected an attribute image_shape .* or --image-size"):
+        load_target(f"{file}:build")

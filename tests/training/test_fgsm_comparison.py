@@ -50,7 +50,7 @@ def test_no_eligible_image() -> None:
 
 
 def test_text() -> None:
-    assert str(FGSMComparison(200, 190, 181)) == "generator 95.0%, FGSM 90.5% of 200 validation images"
+    assert str(FGSMComparison(200, 190, 181)) == "generator 95.0%, FGSM 90.5% (ASR on 200 of the validation images)"
 
 
 @pytest.mark.parametrize(("steps", "noted"), [(1, True), (60, False)])
@@ -61,5 +61,5 @@ def test_end_of_a_training_names_a_generator_below_fgsm(
     settings = {"width": 8, "depth": 1, "batch_size": 20, "max_steps": steps, "learning_rate": 1e-6 if noted else 1e-2}
     advgan.fit(Sum(), data, data, eps=0.02, workers=0, **settings)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "of 60 validation images" in printed
+    assert "(ASR on 60 of the validation images)" in printed
     assert ("FGSM has more success; to try: more steps, architecture unrolled" in printed) is noted

@@ -134,8 +134,10 @@ def wrap_external(
                 f"--image-size {height} resizes those of a folder"
             ) from error
         where = "" if code is None else line_in(code, error)
+        guessed = code is not None and image_shape is None and getattr(model, "image_shape", None) is None
+        hint = "; its size is unknown: expected an attribute image_shape (c, h, w), or --image-size" if guessed else ""
         raise InputError(
-            f"{name} cannot take images of shape {shape}: {where}{type(error).__name__}: {one_line(error)}"
+            f"{name} cannot take images of shape {shape}: {where}{type(error).__name__}: {one_line(error)}{hint}"
         ) from error
     if not isinstance(output, Tensor) or output.shape not in {(1,), (1, output.shape[-1])}:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
