@@ -21,13 +21,14 @@ from advgan.core.errors import InputError, did_you_mean
 from advgan.core.json_files import read_object
 from advgan.core.shipped import shipped
 from advgan.core.threat_model import Threat, delta_norms, eps_text
+from advgan.core.weights import device_of
 from advgan.data.image_file import as_array
 from advgan.data.model_input import ModelInput
 from advgan.defenses import load_classifier, reseed
 from advgan.defenses.transforms import Transforms
 from advgan.evaluation.compatibility import gradient_fault_of
 from advgan.evaluation.metrics import changed_class
-from advgan.evaluation.runner import device_of, timed
+from advgan.evaluation.runner import timed
 from advgan.models.generator import Generator
 
 UNTARGETED = -1  # in place of a target class

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advgan.classifiers.base import ImageShape
 from advgan.core.errors import InputError
 from advgan.core.inputs import ROUNDING, check_columns, is_softmax
+from advgan.core.weights import device_of
 
 OutputKind = Literal["probabilities", "labels"]
 Predict = Callable[[Tensor], Any]  # images (n, c, h, w) -> probabilities (n, k) or labels (n,), a tensor or an array
@@ -90,7 +91,7 @@ class BlackBox(nn.Module):
         model.eval()
 
         def predict(x: Tensor) -> Tensor:
-            device = next((tensor.device for tensor in model.parameters()), x.device)
+            device = device_of(model, x.device)
             logits: Tensor = model(x.to(device))
             check_columns(logits)
             if is_softmax(logits):

@@ -25,6 +25,7 @@ from advgan.classifiers.checks import (
 )
 from advgan.core.errors import InputError, listing, one_line
 from advgan.core.inputs import as_float_images, as_labels, range_fault
+from advgan.core.weights import device_of
 
 BATCH = 100  # images in a forward pass
 MIN_GAIN = 0.2  # of accuracy, by which a change of images or classes shows a fault
@@ -96,7 +97,7 @@ def check_model(
     check_weights(model)
     problems = _range_problem(x)
     finite = x.isfinite().flatten(1).all(1)
-    device = next((tensor.device for tensor in model.parameters()), x.device)
+    device = device_of(model, x.device)
     x, y = x[finite].to(device), None if labels is None else labels[finite.cpu()].to(device)
     if any(getattr(module, "training", False) for module in model.modules()):
         problems.append(Problem("training mode", f"model.training is True{mode_dependent(model)}", "call model.eval()"))

@@ -25,6 +25,11 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # cast t
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
 
 
+def device_of(model: nn.Module, default: torch.device | None = None) -> torch.device:
+    """Device of a model's parameters; the `default`, the CPU for None, without any."""
+    return next((tensor.device for tensor in model.parameters()), default or torch.device("cpu"))
+
+
 def write_weights(tensors: Mapping[str, Tensor], path: Path, *, config: Mapping[str, Any] | None = None) -> None:
     """Write `tensors` as .safetensors, with the SHA-256 of them all in its metadata, and that of the JSON object
     `config` it (a config.json), where there is one.

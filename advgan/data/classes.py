@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 
 from advgan.core.errors import InputError, did_you_mean, listing, note
+from advgan.core.imagenet import SYNSET, class_names, synset_numbers
 from advgan.core.threat_model import check_class
-from advgan.data.imagenet import SYNSET, class_names, synset_numbers
 from advgan.data.split import Data
 
 IMAGENET = 1000  # classes

@@ -11,11 +11,11 @@ from advgan.classifiers import BlackBox, check_normalised, check_target
 from advgan.classifiers.checks import NORMALISATION_IMAGES, check_batch_of, eval_mode, gradient_fault
 from advgan.core.errors import InputError, warn
 from advgan.core.terminal import bar_console
+from advgan.core.weights import device_of
 from advgan.data import Data, Split, Stream, relabel
 from advgan.data.split import prediction_batch
 from advgan.defenses import ClassifierSpec, load_classifier, unwrap
 from advgan.evaluation.evaluate import predict
-from advgan.evaluation.runner import device_of
 
 NEAR_CHANCE = 0.1  # of the way from chance to all images: a lower accuracy is more often a fault than a weak classifier
 
@@ -132,7 +132,7 @@ def gradient_fault_of(model: Any) -> str | None:
     if shape is None:
         return None
     x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
-    fault = gradient_fault(model, x.to(next((tensor.device for tensor in model.parameters()), x.device)))
+    fault = gradient_fault(model, x.to(device_of(model)))
     return None if fault is None else f"{undefended.name} passes no gradient to its input ({fault})"
 
 

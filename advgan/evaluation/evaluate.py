@@ -17,9 +17,10 @@ from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
 from advgan.core.rejection import accepts, can_reject
 from advgan.core.threat_model import Threat, check_class
+from advgan.core.weights import device_of
 from advgan.defenses import Transforms, reseed, unwrap
 from advgan.evaluation.metrics import attack_metrics, attack_outcome, clean_metrics, clean_records
-from advgan.evaluation.runner import MadeBatches, ThreatModelViolation, device_of, run_attack
+from advgan.evaluation.runner import MadeBatches, ThreatModelViolation, run_attack
 from advgan.evaluation.verify import nearest_8bit, not_finite, predictions_after
 
 ROW_KEYS = (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from advgan.attacks.registry import AttackFn
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
+from advgan.core.weights import device_of
 from advgan.defenses import Transforms, unwrap
 from advgan.evaluation.instrumentation import CallCounter, ModelSnapshot
 from advgan.evaluation.verify import ThreatModelViolation, verify_examples
@@ -115,11 +116,6 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Device of a model's parameters; CPU without any."""
-    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
 
 @torch.no_grad()

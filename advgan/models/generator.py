@@ -24,7 +24,7 @@ from advgan.core.json_files import check_int, check_keys, read_object
 from advgan.core.shipped import existing_or_shipped
 from advgan.core.threat_model import Norm, Threat, check_eps, squash_to_ball
 from advgan.core.training_record import warn_unfinished
-from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
+from advgan.core.weights import build_and_load, device_of, read_checkpoint, write_checkpoint
 from advgan.models.config_card import config_card
 from advgan.models.generator_settings import (
     COND_DIM,
@@ -256,7 +256,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         """
         z = checked_noise(z, rng)
         self._validate_inputs(x, y, y_target, eps, z, iterations)
-        device = next((tensor.device for tensor in self.parameters()), x.device)
+        device = device_of(self, x.device)
         radius = self.threat.eps if eps is None else float(eps)
         n = len(x)
         labels, targets = (

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from advgan.core.errors import InputError, one_line
 from advgan.core.threat_model import Norm, squash_to_ball
+from advgan.core.weights import device_of
 from advgan.models.networks import logit_features, zero_init
 
 Layer = nn.Linear | nn.Conv2d | nn.BatchNorm2d
@@ -273,7 +274,7 @@ def feedback_paths(classifier: Any) -> list[FeedbackPath]:
     """
     plain = {name: layer for name, layer in classifier.named_modules() if is_plain(layer)}
     ran: list[dict[str, Feedback]] = []
-    device = next((tensor.device for tensor in classifier.parameters()), None)
+    device = device_of(classifier)
     for n in (2, 3):  # an axis of as many entries both times is the batch
         weights = {name: layer.weight.detach().requires_grad_() for name, layer in plain.items()}
         feedbacks = {name: Feedback(layer, weights[name], shapes=[]) for name, layer in plain.items()}

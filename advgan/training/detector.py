@@ -31,6 +31,7 @@ from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm, Threat
+from advgan.core.weights import device_of
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.sources import as_split
@@ -47,7 +48,6 @@ from advgan.defenses.detection import (
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation import predict
 from advgan.evaluation.compatibility import predicted_labels, prepare_model_and_data, require_gradients
-from advgan.evaluation.runner import device_of
 from advgan.evaluation.statistics import auc
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator

@@ -147,11 +147,10 @@ def fit(
                 *(config, images, place, accelerator),
                 targeted=threat.targeted,
             )
-            guided = chosen.get("architecture") == "unrolled"
-            config, modules = config.replace(chosen), replace(modules, guide=guided or modules.guide)
+            guide = {"guide": True} if chosen.get("architecture") == "unrolled" else {}
+            config, modules = config.replace(chosen), replace(modules, **guide)
             if description is not None and chosen:
-                settings = {**description.settings, **chosen} | ({"guide": True} if guided else {})
-                description = replace(description, settings=settings)
+                description = replace(description, settings={**description.settings, **chosen, **guide})
         return training(config, modules, place, description=description).run(callbacks)
 
 
@@ -188,42 +187,25 @@ class GeneratorTraining:
         description: Description | None = None,
         others: Sequence[nn.Module] = (),
     ) -> None:
-        self.images, self.accelerator = images, accelerator
+        self.images, self.accelerator, self.modules = images, accelerator, modules
+        self.threat, self.y_target = threat, y_target
         description = description or describe(config, threat, y_target, images, custom_loss=modules.loss)
         self.classes = description.classes or images.classes
-        shape = images.train.image_shape
-        given = modules.generator if isinstance(modules.generator, Generator) else None
-        if isinstance(modules.generator, nn.Module):
-            check_settings_of_own(modules.generator, config.generator)
-        if given is not None and modules.guide not in (None, False):
-            raise InputError("a generator of your own has its guide inside, or none: expected no guide beside it")
-        if modules.optimizer is not None and config.optimization.learning_rate is not None:
-            rate = config.optimization.learning_rate
-            raise InputError(f"learning_rate does nothing beside an optimizer, which has its own, got {rate}")
-        config = config.resolved(
-            shape,
-            own_architecture(modules.generator),
-            classes=len(images.classes),
-            targeted=threat.targeted or bool(given and given.classes),
-            one_eps=given is None or given.eps_min is None,
-        )
-        n = 8 * size_defaults(shape, config.generator.architecture).batch_size  # 512 small images
-        sample, _ = next(images.train.first(n).batches(n))
-        self.config = config = self._checked(config, modules, threat, y_target, sample)
-        if config.run.seed_weights:
-            set_seed(config.run.seed)
-        generator, discriminator, digests = self._networks(modules, threat, y_target, place.resume)
-        dropout = config.optimization.label_dropout
+        self.config, sample = self._resolved(config)
+        if self.config.run.seed_weights:
+            set_seed(self.config.run.seed)
+        generator, discriminator, digests = self._networks(place.resume)
+        dropout = self.config.optimization.label_dropout
         if not generator.labels and dropout != OptimizationConfig.label_dropout:
             note(f"label_dropout does nothing for a generator without labels as an input, got {dropout}")
-        sources, layers = self._sources(others, modules, y_target)
+        sources, layers = self._sources(others)
         digests |= {"ensemble_sha256": [fingerprint(source.model) for source in sources[1:]]} if others else {}
         digests |= {"feature_layers": layers} if layers else {}
         self.trainer = GANTrainer(
             images.model,
             generator,
             discriminator,
-            config=config,
+            config=self.config,
             total_steps=self.total,
             accelerator=accelerator,
             loss=modules.loss,
@@ -238,100 +220,118 @@ class GeneratorTraining:
             images.validation,
             accelerator,
             eval_settings(generator),
-            config.loss,
-            seed=config.run.seed,
+            self.config.loss,
+            seed=self.config.run.seed,
             transforms=self.trainer.transforms,
         )
         self.validation.check_attackable()
-        record = TrainState(
-            step=0, seconds=0.0, best=-1.0, history=[], target_pass_seconds=[], shown_warnings=[], extensions=[]
-        )
-        record["settings"] = dict(description.settings) | digests
-        self.record = record
-        self.files = GeneratorFiles(
-            place,
-            accelerator,
-            record,
-            self.total,
-            description,
-            batch_size=self.batch_size,
-            objective=config.objective,
-            labelled=images.labelled,
-        )
-        schedule = self.trainer.schedule
-        self.files.open_state(schedule, self.trainer.averaged, schedules=(schedule,))
-        self.trainer.step = record["step"]
-        self.best = self.files.saved_weights()
-        if config.run.compile:
-            micro_batch = self.batch_size // (accelerator.num_processes * config.optimization.accumulate)
+        self._open_files(place, description, digests)
+        if self.config.run.compile:
+            micro_batch = self.batch_size // (accelerator.num_processes * self.config.optimization.accumulate)
             compile_models(generator, unwrap(images.model), sample=sample[:micro_batch].to(accelerator.device))
 
-    def _checked(
-        self, config: TrainingConfig, modules: Modules, threat: Threat, y_target: int | None, sample: Tensor
-    ) -> TrainingConfig:
-        """The settings with the hinge's threshold; sets the batch size and the number of steps. Raises InputError."""
-        check_class(y_target, len(self.images.classes))
+    def _resolved(self, config: TrainingConfig) -> tuple[TrainingConfig, Tensor]:
+        """The settings without None, with the hinge's threshold, and some images (n, c, h, w); sets the batch size and
+        the number of steps. Raises InputError for settings that cannot work, or that have no effect."""
+        images, given, modules = self.images, self.modules.generator, self.modules
+        own, shape = given if isinstance(given, Generator) else None, images.train.image_shape
+        if isinstance(given, nn.Module):
+            check_settings_of_own(given, config.generator)
+        if own is not None and modules.guide not in (None, False):
+            raise InputError("a generator of your own has its guide inside, or none: expected no guide beside it")
+        if modules.optimizer is not None and config.optimization.learning_rate is not None:
+            rate = config.optimization.learning_rate
+            raise InputError(f"learning_rate does nothing beside an optimizer, which has its own, got {rate}")
+        config = config.resolved(
+            shape,
+            own_architecture(given),
+            classes=len(images.classes),
+            targeted=self.threat.targeted or bool(own and own.classes),
+            one_eps=own is None or own.eps_min is None,
+        )
+        self._check(config, own)
+        defaults, processes = size_defaults(shape, config.generator.architecture), self.accelerator.num_processes
+        self.batch_size = batch_size_of(config, images.train, processes)
+        config.check_batch_size(self.batch_size, processes)
+        self.total = config.optimization.total_steps(lambda: steps_per_epoch(images.train, self.batch_size), defaults)
+        n = 8 * defaults.batch_size  # 512 small images
+        sample, _ = next(images.train.first(n).batches(n))
+        if config.loss.hinge_threshold is None:
+            threshold = losses.default_hinge_threshold(sample, self.threat.norm, self.threat.eps)
+            config = config.replace({"hinge_threshold": threshold})
+        return config, sample
+
+    def _check(self, config: TrainingConfig, own: Generator | None) -> None:
+        """Raise InputError for an unknown target class, and for settings without effect beside the caller's modules
+        (`own` generator) or against this model."""
+        modules = self.modules
+        check_class(self.y_target, len(self.images.classes))
         if modules.discriminator is not None and modules.loss is None and not config.loss.alpha:
             raise InputError(f"discriminator does nothing with alpha 0, got {type(modules.discriminator).__name__}")
-        if config.loss.detector_weight is not None and not can_reject(self.images.model):
-            value = config.loss.detector_weight
+        if (value := config.loss.detector_weight) is not None and not can_reject(self.images.model):
             raise InputError(f"{FLAGS['detector_weight']} does nothing without a target that can reject, got {value}")
-        curriculum, given = config.optimization.curriculum, modules.generator
-        if curriculum is not None and curriculum > 1 and isinstance(given, Generator) and given.eps_min is not None:
-            got = f"{curriculum} and eps_min {given.eps_min}"
+        curriculum = config.optimization.curriculum
+        if curriculum is not None and curriculum > 1 and own is not None and own.eps_min is not None:
+            got = f"{curriculum} and eps_min {own.eps_min}"
             raise InputError(f"curriculum does nothing without a single eps, got {got}")
-        processes = self.accelerator.num_processes
-        self.batch_size = batch_size_of(config, self.images.train, processes)
-        config.check_batch_size(self.batch_size, processes)
-        self.total = config.optimization.total_steps(
-            lambda: steps_per_epoch(self.images.train, self.batch_size),
-            size_defaults(self.images.train.image_shape, config.generator.architecture),
-        )
-        if config.loss.hinge_threshold is not None:
-            return config
-        return config.replace({"hinge_threshold": losses.default_hinge_threshold(sample, threat.norm, threat.eps)})
 
-    def _networks(
-        self, modules: Modules, threat: Threat, y_target: int | None, resume: bool
-    ) -> tuple[Generator, nn.Module | None, dict[str, Any]]:
+    def _networks(self, resume: bool) -> tuple[Generator, nn.Module | None, dict[str, Any]]:
         """Generator and discriminator with their initial weights, and the SHA-256 of the networks they depend on. There
         is no discriminator where the loss has no use for it."""
+        modules, model, given = self.modules, self.images.model, self.modules.generator
         given_guide = modules.guide if isinstance(modules.guide, nn.Module) else None
-        guide = unwrap(self.images.model) if modules.guide is True else given_guide
-        shape, classes = self.images.train.image_shape, len(self.images.classes)
-        if isinstance(modules.generator, Generator):
-            net = checked_generator(modules.generator, threat, y_target, shape[0])
+        shape = self.images.train.image_shape
+        if isinstance(given, Generator):
+            net = checked_generator(given, self.threat, self.y_target, shape[0])
         else:
-            settings = self.config.generator
             net = build_generator(
-                settings,
-                threat,
-                y_target,
+                self.config.generator,
+                self.threat,
+                self.y_target,
                 image_shape=shape,
-                num_classes=classes,
-                guide=guide,
-                network=modules.generator if isinstance(modules.generator, nn.Module) else None,
+                num_classes=len(self.images.classes),
+                guide=unwrap(model) if modules.guide is True else given_guide,
+                network=given if isinstance(given, nn.Module) else None,
                 images=None if isinstance(self.images.train, Stream) else len(self.images.train),
             )
         discriminator = modules.discriminator
         if discriminator is None and (modules.loss or self.config.loss.alpha):
             discriminator = Discriminator(shape[0], self.config.generator.architecture or "patch")
-        digests: dict[str, Any] = {"target_sha256": fingerprint(self.images.model)}
+        digests: dict[str, Any] = {"target_sha256": fingerprint(model)}
         digests["guide_sha256"] = None if given_guide is None else fingerprint(given_guide)
         if modules.init is not None and not resume:
             digests["init_sha256"] = initialise(net, discriminator, modules.init, modules.allowed_guides)
         return net, discriminator, digests
 
-    def _sources(
-        self, others: Sequence[nn.Module], modules: Modules, y_target: int | None
-    ) -> tuple[list[SourceModel], list[str]]:
+    def _sources(self, others: Sequence[nn.Module]) -> tuple[list[SourceModel], list[str]]:
         """The classifiers of the loss, and the layers of their features. The caller's own loss gets logits alone."""
-        images, device, config = self.images, self.accelerator.device, self.config
+        images, device = self.images, self.accelerator.device
         x, y = next(images.train.first(8).batches(8))
         models = [images.model, *checked_ensemble(images.model, others, x.to(device), y.to(device))]
-        if modules.loss is not None:
+        if self.modules.loss is not None:
             return [SourceModel(model) for model in models], []
-        return build_sources(models, config, images.train, y_target, device)
+        return build_sources(models, self.config, images.train, self.y_target, device)
+
+    def _open_files(self, place: Place, description: Description, digests: Mapping[str, Any]) -> None:
+        """The record and the files of the run, as they were where it is resumed."""
+        self.record = TrainState(
+            step=0, seconds=0.0, best=-1.0, history=[], target_pass_seconds=[], shown_warnings=[], extensions=[]
+        )
+        self.record["settings"] = {**description.settings, **digests}
+        self.files = GeneratorFiles(
+            place,
+            self.accelerator,
+            self.record,
+            self.total,
+            description,
+            batch_size=self.batch_size,
+            objective=self.config.objective,
+            labelled=self.images.labelled,
+        )
+        schedule = self.trainer.schedule
+        self.files.open_state(schedule, self.trainer.averaged, schedules=(schedule,))
+        self.trainer.step = self.record["step"]
+        self.best = self.files.saved_weights()
 
     def run(self, callbacks: Sequence[Callback] = ()) -> Generator:
         """Take the steps that are left; the generator with its best weights. Raises as `fit`."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from advgan.classifiers import BlackBox
 from advgan.core.threat_model import to_8bit
+from advgan.core.weights import device_of
 from advgan.data import Split
 from advgan.training.runtime.checkpoint import TrainState
 
@@ -36,7 +37,7 @@ class QueryCache(TrainState):
         the service fails half way, the next call sends the same images and continues after the last response.
         """
         order = np.random.default_rng((self.seed, round_)).permutation(len(train))[: self.per_round]
-        device = next(generator.parameters()).device
+        device = device_of(generator)
         with torch.no_grad():
             new = [
                 to_8bit(generator(x.to(device)), x.to(device), generator.threat.norm).cpu()

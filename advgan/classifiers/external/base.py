@@ -20,6 +20,7 @@ from advgan.classifiers.state_dicts import (
     weights_file,
 )
 from advgan.core.errors import InputError, one_line
+from advgan.core.weights import device_of
 
 
 class ExternalClassifier(nn.Module):
@@ -178,7 +179,7 @@ def line_in(file: Path, error: BaseException) -> str:
 @torch.no_grad()
 def blank_output(classifier: ExternalClassifier, shape: ImageShape) -> Any:
     """Output for one black image."""
-    device = next((tensor.device for tensor in classifier.model.parameters()), torch.device("cpu"))
+    device = device_of(classifier.model)
     return classifier.to(device)(torch.zeros(1, *shape, device=device))
 
 

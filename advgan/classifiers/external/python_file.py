@@ -28,7 +28,7 @@ from advgan.classifiers.external.imports import ImportFolder, attributes_digest,
 from advgan.classifiers.state_dicts import load_weights_into, match_weights, read_file, weights_file
 from advgan.core.errors import InputError, did_you_mean, one_line
 from advgan.core.files import sha256_of
-from advgan.data.imagenet import class_names
+from advgan.core.imagenet import class_names
 
 IMAGENET = "imagenet"  # the attribute `classes` of a model with ImageNet's 1,000 classes, in their order
 

@@ -21,6 +21,7 @@ from advgan.cli.attack_images.decode import Batch, Photo
 from advgan.core.errors import InputError
 from advgan.core.inputs import predicted
 from advgan.core.threat_model import TOLERANCE, Threat, check_class, to_8bit
+from advgan.core.weights import device_of
 from advgan.data.image_file import as_array
 from advgan.data.model_input import ModelInput
 from advgan.defenses import attack_view, reseed
@@ -94,7 +95,7 @@ class ImageAttacker:
     @property
     def device(self) -> torch.device:
         model = self.target if self.generator is None else self.generator
-        return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+        return device_of(model)
 
     @property
     def y_target_name(self) -> str | None:

@@ -15,10 +15,10 @@ from advgan.classifiers import BlackBox, check_target
 from advgan.cli.attack_images.attacker import ImageAttacker
 from advgan.cli.attack_images.settings import PairSettings, Settings
 from advgan.core.errors import InputError
+from advgan.core.imagenet import class_names
 from advgan.core.shipped import CLASSIFIERS
 from advgan.core.threat_model import Threat
 from advgan.data.classes import find_class
-from advgan.data.imagenet import class_names
 from advgan.data.model_input import ModelInput
 from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier, unwrap
 from advgan.evaluation.loading import LoadedGenerator, TargetModel

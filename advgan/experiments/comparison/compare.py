@@ -21,13 +21,13 @@ from advgan.core.errors import InputError
 from advgan.core.inputs import as_images, as_labels, check_whole, plain
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import Norm, Threat, check_class
+from advgan.core.weights import device_of
 from advgan.defenses import unwrap
 from advgan.defenses.transforms import Transform, survive_transforms
 from advgan.evaluation import Result, ResultCache, TargetModel, environment, evaluate, predict
 from advgan.evaluation.compatibility import check_accuracy
 from advgan.evaluation.loading import describe_generator
 from advgan.evaluation.result_cache import attack_rng
-from advgan.evaluation.runner import device_of
 from advgan.models.generator import Generator
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report

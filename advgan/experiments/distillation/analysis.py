@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from advgan.attacks.active_set import CHUNK
 from advgan.attacks.common import frozen_eval
+from advgan.core.weights import device_of
 from advgan.evaluation.evaluate import Result
-from advgan.evaluation.runner import device_of
 from advgan.evaluation.statistics import wilson
 
 SMALL_GRADIENT = 1e-3

@@ -17,7 +17,8 @@ from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.core.errors import InputError, note
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import Norm, Threat
-from advgan.evaluation.runner import device_of, time_columns, time_ratios
+from advgan.core.weights import device_of
+from advgan.evaluation.runner import time_columns, time_ratios
 from advgan.experiments.comparison.compare import (
     Attack,
     attack_function,
