@@ -8,11 +8,12 @@ from functools import cache, partial
 from html import escape
 from typing import Any
 
-from advgan.app.attack import SHIPPED, UNTARGETED, Pair, attack_image, load_shipped, shipped_label
+from advgan.app.attack import UNTARGETED, Pair, attack_image, load_shipped, shipped_label
 from advgan.app.panel import panel
 from advgan.app.sketch import FIRST, asset, data_uri, decode_uri, example_pixels, sketch_html
 from advgan.core.errors import InputError
 from advgan.core.optional import require_package
+from advgan.core.shipped import CLASSIFIER_OF
 from advgan.core.threat_model import check_class, check_eps
 
 TITLE = """<div class="advgan"><h1>Adversarial examples in one forward pass</h1>
@@ -31,7 +32,7 @@ def build_interface(
 
     Raises InputError where gradio is not installed, and for a first pair, `eps` or class that do not fit.
     """
-    page = Page(pairs or {name: partial(load_shipped, name) for name in SHIPPED})
+    page = Page(pairs or {name: partial(load_shipped, name) for name in CLASSIFIER_OF})
     pair = page.pair(page.first)
     check_start(pair, eps, y_target)
     gradio = require_package("gradio", "app")

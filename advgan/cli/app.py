@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from advgan.app.attack import SHIPPED, Pair, check_shipped, load_shipped
+from advgan.app.attack import Pair, load_shipped
 from advgan.app.interface import build_interface
 from advgan.cli.attack_images.loading import load_pair
 from advgan.cli.attack_images.settings import PairSettings
 from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.core.recipe import PathOrAddress
+from advgan.core.shipped import CLASSIFIER_OF, check_shipped
 from advgan.data.classes import find_class
 
 
@@ -81,6 +82,6 @@ def choose_pairs(settings: Settings) -> dict[str, Callable[[], Pair]]:
         if (value := getattr(settings, name)) != default:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} is for a generator of yours, expected --generator, got --{flag} {value} alone")
-    first = settings.checkpoint or next(iter(SHIPPED))
+    first = settings.checkpoint or next(iter(CLASSIFIER_OF))
     check_shipped(first)
-    return {name: partial(load_shipped, name) for name in sorted(SHIPPED, key=lambda name: name != first)}
+    return {name: partial(load_shipped, name) for name in sorted(CLASSIFIER_OF, key=lambda name: name != first)}

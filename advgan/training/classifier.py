@@ -48,8 +48,7 @@ from advgan.training.adversarial import (
 from advgan.training.card import classifier_card
 from advgan.training.features import CachedFeatures, ends_with
 from advgan.training.frozen import process_settings
-from advgan.training.options import RunFlags, save_settings
-from advgan.training.run_directory import Place, RunDirectory
+from advgan.training.run_directory import Place, RunDirectory, RunFlags, save_settings
 from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
 from advgan.training.supervised import (
     ClassifierConfig,

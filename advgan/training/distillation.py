@@ -39,8 +39,7 @@ from advgan.defenses.distillation import check_temperature, soft_cross_entropy, 
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import command
 from advgan.training.frozen import process_settings
-from advgan.training.options import RunFlags, save_settings
-from advgan.training.run_directory import Place, RunDirectory
+from advgan.training.run_directory import Place, RunDirectory, RunFlags, save_settings
 from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
 from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, accuracy, labelled_data, replaced
 

@@ -147,10 +147,10 @@ def fit(
                 *(config, images, place, accelerator),
                 targeted=threat.targeted,
             )
-            guide = {"guide": True} if chosen.get("architecture") == "unrolled" else {}
-            config, modules = config.replace(chosen), replace(modules, **guide)
+            guided = {"guide": True} if chosen.get("architecture") == "unrolled" else {}
+            config, modules = config.replace(chosen), replace(modules, **guided)
             if description is not None and chosen:
-                description = replace(description, settings={**description.settings, **chosen, **guide})
+                description = replace(description, settings={**description.settings, **chosen, **guided})
         return training(config, modules, place, description=description).run(callbacks)
 
 

@@ -1,6 +1,4 @@
-"""Settings of a generator's training, grouped: the network, the optimisation, the run (the loss: `gan.LossConfig`); the
-flags that training programs share, and the file that holds all flags of a run.
-"""
+"""Settings of a generator's training, grouped: the network, the optimisation, the run (the loss: `gan.LossConfig`)."""
 
 from __future__ import annotations
 
@@ -10,28 +8,13 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Literal
 
-from accelerate import Accelerator
-
-from advgan.core.config import Real, check_signs, write_settings
+from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean, note
 from advgan.core.inputs import check_types, plain
 from advgan.defenses.transforms import Transform, Transforms
 from advgan.models.generator_settings import Architecture
 from advgan.training.defaults import LEARNING_RATES, SMALL, SizeDefaults, objective_defaults, size_defaults
 from advgan.training.gan import FEATURE_LOSSES, LossConfig, LossTerms
-from advgan.training.runtime.checkpoint import saving
-
-
-@dataclass(frozen=True)
-class RunFlags:
-    """What becomes of an earlier run, and the threads of this one."""
-
-    resume: bool = False
-    """Continue the run in the output directory where it stopped"""
-    overwrite: bool = False
-    """Replace an earlier run in the output directory"""
-    threads: int | None = None
-    """CPU threads per process; None: the cores, divided among the processes"""
 
 
 @dataclass(frozen=True)
@@ -60,13 +43,6 @@ class NetworkFlags:
     """Residual blocks of the generator (unet: at its bottom; unrolled: iterations); None: 2 (resnet: 6)"""
     levels: int | None = None
     """Downsampling levels of a unet; None: 1, from 96 pixels a side on 2"""
-
-
-def save_settings(settings: Any, accelerator: Accelerator) -> None:
-    """Write the settings of a run to its directory, in the main process."""
-    with saving(accelerator, settings.output_dir):
-        if accelerator.is_main_process:
-            write_settings(settings, settings.output_dir)
 
 
 # What settings are called in flags and files.

@@ -33,10 +33,9 @@ from advgan.training.options import (
     GeneratorConfig,
     LossFlags,
     OptimizationFlags,
-    RunFlags,
     TrainingConfig,
-    save_settings,
 )
+from advgan.training.run_directory import RunFlags, save_settings
 from advgan.training.run_files import Description
 from advgan.training.runtime.loop import Interrupted, Terminated
 

@@ -1,4 +1,5 @@
-"""The directory of a training: lock, training state, TensorBoard's log; without a directory nothing is written."""
+"""The directory of a training: its flags, lock, settings, training state, TensorBoard's log; without one nothing is
+written."""
 
 import shutil
 import socket
@@ -14,11 +15,24 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LRScheduler
 
+from advgan.core.config import write_settings
 from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.files import sweep
 from advgan.core.lock import LOCK, acquire, release
 from advgan.training.runtime.checkpoint import Checkpointer, TrainState, clear, latest_state, saving
 from advgan.training.runtime.loop import Interrupted, Terminated, open_log
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """What becomes of an earlier run, and the threads of this one."""
+
+    resume: bool = False
+    """Continue the run in the output directory where it stopped"""
+    overwrite: bool = False
+    """Replace an earlier run in the output directory"""
+    threads: int | None = None
+    """CPU threads per process; None: the cores, divided among the processes"""
 
 
 def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bool) -> None:
@@ -204,3 +218,10 @@ class RunDirectory:
         """Weights of the best model before a resume."""
         file = None if self.directory is None else self.directory / self.place.artefact / "model.safetensors"
         return load_file(file) if file is not None and self.place.resume and file.exists() else None
+
+
+def save_settings(settings: Any, accelerator: Accelerator) -> None:
+    """Write the settings of a run to its directory, in the main process."""
+    with saving(accelerator, settings.output_dir):
+        if accelerator.is_main_process:
+            write_settings(settings, settings.output_dir)

@@ -40,8 +40,7 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import percent
 from advgan.training.datasets import Images
 from advgan.training.frozen import frozen, process_settings
-from advgan.training.options import RunFlags
-from advgan.training.run_directory import Place
+from advgan.training.run_directory import Place, RunFlags
 from advgan.training.runtime.distributed import make_accelerator
 from advgan.training.runtime.loop import Interrupted, Terminated
 from advgan.training.substitute_training import (

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from advgan import Generator
-from advgan.app.attack import Pair, attack_image, classifier_beside, load_shipped, shipped_label
+from advgan.app.attack import Pair, attack_image, load_shipped, shipped_label
 from advgan.app.digits import example_digits
 from advgan.app.panel import panel
 from advgan.app.sketch import data_uri, decode_uri, example_pixels, sketch_html
 from advgan.attacks import fgsm
 from advgan.classifiers import BlackBox, build_target
 from advgan.core.errors import InputError
-from advgan.core.shipped import shipped
+from advgan.core.shipped import classifier_beside, shipped
 from advgan.core.threat_model import to_8bit
 from advgan.data.model_input import ModelInput
 from advgan.evaluation.metrics import changed_class

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from advgan.app.attack import Pair, classifier_beside
+from advgan.app.attack import Pair
 from advgan.attacks import AttackSpec, parse_attack
 from advgan.classifiers import BlackBox, check_target
 from advgan.cli.attack_images.attacker import ImageAttacker
 from advgan.cli.attack_images.settings import PairSettings, Settings
 from advgan.core.errors import InputError
 from advgan.core.imagenet import class_names
-from advgan.core.shipped import CLASSIFIERS
+from advgan.core.shipped import CLASSIFIERS, classifier_beside
 from advgan.core.threat_model import Threat
 from advgan.data.classes import find_class
 from advgan.data.model_input import ModelInput
