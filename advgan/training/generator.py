@@ -147,7 +147,7 @@ def fit(
                 *(config, images, place, accelerator),
                 targeted=threat.targeted,
             )
-            guided = {"guide": True} if chosen.get("architecture") == "unrolled" else {}
+            guided: dict[str, Any] = {"guide": True} if chosen.get("architecture") == "unrolled" else {}
             config, modules = config.replace(chosen), replace(modules, **guided)
             if description is not None and chosen:
                 description = replace(description, settings={**description.settings, **chosen, **guided})
