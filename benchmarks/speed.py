@@ -4,13 +4,12 @@ python benchmarks/speed.py --dataset mnist --target mnist-c --target-weights RUN
 python benchmarks/speed.py --sections ifgsm pgd --peers foolbox --rounds 5
 python benchmarks/speed.py --sections large --threads 2       one pass against PGD-10 on a ResNet-50, 224 x 224
 python benchmarks/speed.py --sections compile processes import          training steps, and `import advgan`
-python benchmarks/speed.py --sections generator --peers torchattacks --dataset folder --data-dir CIFAR10 \
-    --target cifar-resnet32 --target-weights FILE --generator RUN --batch-sizes 100 500
+python benchmarks/speed.py --sections generator --peers torchattacks --target-weights RUN --generator RUN
 
-All contenders of a section do the same work with the same threads, in turn, round after round; ratios are taken within
-a round, so that a drifting speed of the machine changes both times alike. Attacks get the same images and target in
-batches of each size, and are compared at their better batch size. Success and norms show a faster but weaker attack. A
-library that is not installed is listed as skipped.
+The implementations of a section run in turn, with the same images, target and threads, for some rounds. A ratio of
+times is taken within each round: a change of the machine's speed affects both alike. Each attack is timed at every
+batch size, and compared at the one that suits it best. Success and norms are listed too, since a faster attack may be a
+weaker one. A library that is not installed is listed as skipped.
 """
 
 import sys
@@ -84,11 +83,11 @@ class Settings(TargetSettings, DataSettings):
     """Sections, target, images and limits."""
 
     generator: Path | None = None
-    """Folder of a generator, or its run, for section generator: all attacks there have its ball and target class"""
+    """Folder of a generator, or its run, for section generator, whose attacks all have its ball and target class"""
     sections: tuple[str, ...] = ()
-    """Sections: fgsm ifgsm pgd deepfool overhead generator ((): all these), or onnx large compile processes import"""
+    """What is timed: fgsm ifgsm pgd deepfool overhead generator ((): these), or onnx large compile processes import"""
     peers: tuple[str, ...] = ()
-    """Libraries: some of foolbox torchattacks art adv-lib, or none; (): all of them"""
+    """Libraries to compare with: some of foolbox torchattacks art adv-lib, or none; (): all of them"""
     eps: Real = 0.3
     """Radius of the linf ball, like 0.3 or 8/255"""
     images: int = 500
@@ -98,9 +97,9 @@ class Settings(TargetSettings, DataSettings):
     rounds: int = 10
     """Number of timed rounds"""
     budget: float = 600.0
-    """Seconds for a section, shared among its contenders, each of which is timed at least once"""
+    """Time for a section in seconds; each implementation is timed at least once"""
     threads: int | None = None
-    """CPU threads; None: all cores"""
+    """CPU threads (OMP_NUM_THREADS has no effect); None: all cores"""
     output_dir: Path | None = None
     """Directory of speed.json and speed.md; None: no files"""
 

@@ -41,7 +41,7 @@ class StudySettings(DataSettings):
     batch_size: int = 100
     """Images per batch of an attack"""
     threads: int | None = None
-    """CPU threads; None: all cores"""
+    """CPU threads (OMP_NUM_THREADS has no effect); None: all cores"""
     output_dir: Path = Path("checkpoints/runs/study")
     """Directory of the reports; earlier ones are replaced"""
 

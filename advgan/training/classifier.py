@@ -302,17 +302,18 @@ class Settings(RunFlags, ClassifierConfig, DataSettings):
 
     adversarial: Method | None = None
     """Adversarial training, by the images of fgsm, fast, pgd, ensemble, or a generator that is trained in turn; None:
-    plain training. All that follows is for it"""
+    plain training. The flags below are for it"""
     eps: Real = 0.3
     """Radius of the linf ball, in pixel units of [0, 1]"""
     alpha: Real | None = None
-    """Weight of the clean images, the rest is the adversarial ones'; None: 0.5 with fgsm and ensemble, else 0"""
+    """Weight of the loss on clean images; that on adversarial ones has 1 - alpha. None: 0.5 with fgsm and ensemble,
+    else 0"""
     attack_steps: int | None = None
     """Gradient steps of pgd (None: 40), and after the generator's pass (None: 3; 0: the pass alone)"""
     attack_step_size: Real | None = None
     """Step size of fast (None: 1.25 eps), pgd (2.5 eps / steps) and generator (0.5 eps)"""
     eps_warmup: Real = 0.0
-    """Share of the steps in which the radius rises to eps: where training stays at one class, this helps"""
+    """Fraction of the steps in which the radius rises from 0 to eps; helps where training is stuck at one class"""
     ensemble: tuple[NameOrPath, ...] = ()
     """Directories of trained classifiers: with --adversarial ensemble each step attacks one of them, or the own"""
     generator_width: int = 16
@@ -320,7 +321,7 @@ class Settings(RunFlags, ClassifierConfig, DataSettings):
     generator_learning_rate: Real = 1e-3
     """Learning rate of the generator, constant (Adam)"""
     robust_images: int = 500
-    """Images attacked, at most: for validation by FGSM and PGD-10, at the end for the test by PGD-40"""
+    """Maximum number of attacked images: by FGSM and PGD-10 in validation, by PGD-40 in the test at the end"""
 
     def check(self) -> None:
         super().check()

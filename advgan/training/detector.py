@@ -330,7 +330,7 @@ class Settings(DetectorConfig, ClassifierSettings, DataSettings):
     overwrite: bool = False
     """Replace an earlier detector in the output directory"""
     threads: int | None = None
-    """CPU threads; None takes all cores"""
+    """CPU threads (OMP_NUM_THREADS has no effect); None: all cores"""
 
 
 def main(settings: Settings) -> None:

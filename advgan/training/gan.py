@@ -30,7 +30,7 @@ class LossTerms:
     layer's output, untargeted; match (TTP, Naseer et al. 2021), targeted. None: margin; relativistic for an untargeted
     generator of photos of 100 classes and more"""
     kappa: Real = 5.0
-    """Confidence margin of the adversarial loss (form margin)"""
+    """Confidence margin of the adversarial loss margin, in logits"""
     gan: losses.GANLoss = "least-squares"
     """Form of the GAN loss"""
     alpha: Real = 0.1

@@ -31,7 +31,7 @@ class NetworkFlags:
     """The network of the generator."""
 
     architecture: Architecture | None = None
-    """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
+    """Architecture of generator and discriminator: patch (fast), unet (more success), unrolled (for small eps, with a
     guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer). None: patch, or unet from 96
     pixels a side on"""
     patch: int = 4
@@ -61,13 +61,13 @@ class GeneratorConfig(NetworkFlags):
     """The generator's network, and what it can be asked for (see `advgan.Generator`)."""
 
     architecture: Architecture | None = None
-    """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
+    """Architecture of generator and discriminator: patch (fast), unet (more success), unrolled (for small eps, with a
     guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer). None: patch, or unet from 96
     pixels a side on; a training of 300 steps or more tries it for 60 first and, where that is below FGSM, takes a unet
     or unrolled with the target as guide instead"""
     labels: bool | None = None
-    """Whether the label, the class to leave, is an input of the generator, `perturb(x, y)`; None: for patch and unet
-    with at least 10 training images a class, without a guide and a universal perturbation"""
+    """Whether the label, the class to leave, is an input of the generator, `perturb(x, y)`; None: it is for patch and
+    unet, with at least 10 training images per class, neither guided nor universal"""
     any_class: bool = False
     """One generator for all target classes, and untargeted: the class is an input, `perturb(x, y_target=3)`"""
     target_classes: Sequence[int] = ()
@@ -80,7 +80,7 @@ class GeneratorConfig(NetworkFlags):
     universal: bool = False
     """One perturbation for all images"""
     smoothing: int = 0
-    """Side in pixels, odd, of a Gaussian filter (deviation 1) of the perturbation (CDA: 3); 0: none"""
+    """Side in pixels, odd, of a Gaussian filter (standard deviation 1 pixel) of the perturbation (CDA: 3); 0: none"""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ class OptimizationConfig(OptimizationFlags):
     """`OptimizationFlags`, and what is called otherwise as a flag."""
 
     targeted_fraction: float = 0.5
-    """With any_class: fraction of the training images with a target class; the others are untargeted"""
+    """With any_class: fraction of the training images that get a random target class; the others are attacked
+    untargeted"""
 
     def total_steps(self, steps_per_epoch: Callable[[], int], defaults: SizeDefaults) -> int:
         """Steps of a whole training; a stream, which has no `steps_per_epoch`, needs max_steps."""

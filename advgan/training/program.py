@@ -55,14 +55,15 @@ class Settings(GeneratorConfig, OptimizationFlags, ComputeFlags, LossFlags, RunF
     target_classes: tuple[str | int, ...] = ()  # type: ignore[assignment]
     """With --any-class: the classes to be trained toward, two or more, by number or name; (): all"""
     aimed: Real = 0.5
-    """With --any-class: fraction of the training images with a target class; the others are untargeted"""
+    """With --any-class: fraction of the training images that get a random target class; the others are attacked
+    untargeted"""
     ensemble: tuple[NameOrPath, ...] = ()
     """Further classifiers, named like --target, on which the generator is trained too: the loss is the mean over all;
     labels and validation are of --target"""
     guide: bool = False
     """Condition the generator on the logits of a frozen copy of the target for the clean image"""
     guide_dir: Path | None = None
-    """Directory of a saved classifier that is the guide instead of the target: a smaller one (quick) costs less"""
+    """Directory of a saved classifier that is the guide instead of the target: a smaller one, like quick, is faster"""
     train_on: Literal["train", "test"] = "train"
     """Split that the generator is trained on; test: to audit published protocols that train on the images they report
     on (card and reports state it)"""
@@ -75,13 +76,15 @@ class Settings(GeneratorConfig, OptimizationFlags, ComputeFlags, LossFlags, RunF
     crop, resize-crop, or a preprocessing defense; the best generator is that of the highest mean success after them"""
 
     layer: str | None = None
-    """Layer of the features (--adversarial features, cosine-features), by name, like features.5; None: in the middle"""
+    """With --adversarial features or cosine-features: name of the layer they come from, like features.5; None: a middle
+    one"""
     random_normalization: bool = False
     """Random normalisation of the images that the target sees, another one in each step (BIA, Zhang et al. 2022)"""
     gamma: Real = 0.5
-    """Weight of the diversity loss (with --noise)"""
+    """With --noise: weight of the diversity loss, which makes two perturbations of one image differ"""
     evasion: Real | None = None
-    """Weight of the detector loss, where the target can reject (--defense reject:detector=DIR); None: 1"""
+    """With a target that rejects images (--defense reject:detector=DIR): weight of the loss that keeps adversarial
+    images below the detector's threshold; None: 1"""
 
 
 def main(settings: Settings) -> None:

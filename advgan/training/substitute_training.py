@@ -63,7 +63,7 @@ class SubstituteConfig(NetworkFlags, LossFlags):
     norm: Norm = "linf"
     """Norm of the ball"""
     y_target: int | None = None
-    """Pull every image toward this class; None: away from the black box's prediction"""
+    """Target class of every image, a number; None: untargeted, away from the black box's prediction"""
     batch_size: int = 64
     """Batch size; half of the substitute's are adversarial images, from the second round on"""
     seed: int = 0

@@ -99,7 +99,9 @@ def test_as_a_user_runs_it(script: Run, basics: list[object], generator: Path, t
     for name in ("matrix.png", "curve.png"):
         assert np.asarray(Image.open(out / name)).std() > 5
         assert f"(<{name}>)" in (out / "transfer.md").read_text()
-    assert "source (rows) and victim (columns), linf eps 0.2" in done.stdout
+    printed = " ".join(done.stdout.split())
+    for subset in ("the victim classifies", "source and victim both classify"):
+        assert f"over the images that {subset} correctly, source (rows) x victim (columns), linf eps 0.2" in printed
     assert "advgan for mnist-c" in done.stdout
     assert "total" in done.stderr, "progress bars"
     events = EventAccumulator(str(out / "logs" / "transfer"))

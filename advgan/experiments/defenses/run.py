@@ -3,11 +3,14 @@
 python eval/defenses.py --rows none bit-depth:bits=2 checkpoints/runs/fast --attacks fgsm fgsm@naive pgd:steps=40
 python eval/defenses.py --recipe recipes/defenses-small.yaml        with the trainings of its rows: `make defenses`
 
-A row is the base (`none`), a defense around it, or a robust classifier's directory, with or without defenses around
-that: [LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]... Gradient attacks are adaptive (BPDA, EOT); @naive uses the
-defense's own gradients, @oblivious those of the classifier behind it.
-Every adversarial example is verified (advgan/evaluation). Trainings of --prepare and results are kept as soon as they
-are done: the same command resumes.
+A row of the matrix is `none` (the classifier --target without a defense, called the base), a defense around the base,
+or the directory of a robust classifier. Further defenses follow a +, a label may stand before a =: mine=RUN+median.
+
+Gradient attacks are adaptive: they use the gradient of a differentiable approximation of the defense (BPDA), and its
+mean over random draws (EOT). pgd@naive uses the defense's own gradient, pgd@oblivious that of the classifier alone.
+
+Every adversarial example is verified. Trainings of --prepare and results are kept as soon as they are done: the same
+command resumes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,14 +54,16 @@ class Settings(TargetSettings, SeededStudySettings):
     """The base, a classifier without defenses: its name, the directory of a saved one, or
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, which need no weights"""
     rows: tuple[NameOrPath, ...] = ("none", "bit-depth:bits=1")
-    """Lines of the matrix: none (the base), a defense around it, a robust classifier's directory (DIRECTORY+DEFENSE:
-    with defenses around it), each with LABEL= before it or without"""
+    """Rows of the matrix: none (the base), a defense around the base, or the directory of a robust classifier; with
+    +DEFENSE after it and LABEL= before it, where wanted"""
     attacks: tuple[str, ...] = ATTACKS
-    """Names, with settings after colons, and @naive or @oblivious at the end; not advgan"""
+    """Names, with settings after colons, and @naive or @oblivious at the end; generators are --generator"""
     generator: tuple[Path, ...] = ()
-    """Folders of trained generators, or their runs: the base's, an attack on every row, and any row's own"""
+    """Folders of trained generators, or their runs: one trained on the base attacks every row, one trained on
+    a row that row"""
     surrogate: NameOrPath | None = None
-    """Another classifier (name or directory), source of mifgsm images for all rows, in a column of their own"""
+    """Another classifier, a name or directory: MI-FGSM images made on it are tried on every row (transfer), in a column
+    of their own"""
     surrogate_weights: Path | None = None
     """Its weights, if it is a name"""
     eps: Real = 0.3

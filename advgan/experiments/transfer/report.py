@@ -128,16 +128,14 @@ def tables(summary: Summary) -> list[Table]:
     rows = summary["matrix"]
     lines, victims, cells = matrix_cells(rows)
     threat = f"{rows[0]['norm']} eps {eps_text(rows[0]['eps'])}" + toward_text(rows[0])
-    title = f"ASR % [95 % interval], source (rows) and victim (columns), {threat}"
-    subsets = (
-        ("asr", "Of the images that the victim classifies correctly."),
-        ("asr_both", "Of the images that source and victim both classify correctly."),
-    )
+    subsets = {"asr": "the victim classifies", "asr_both": "source and victim both classify"}
     result_tables = []
-    for key, note in subsets:
+    for key, subset in subsets.items():
+        title = f"ASR % over the images that {subset} correctly, source (rows) x victim (columns), {threat}"
         chosen_lines = [line for line in lines if key == "asr" or any(cells[line, v]["source"] for v in victims)]
         text_rows = [[line, *(_rate(cells[line, victim], key) for victim in victims)] for line in chosen_lines]
-        headers, note = ["source", *victims], f"{note} * white box: made on the victim."
+        note = f"With 95 % intervals; {key} in transfer.csv. * white box: made on the victim."
+        headers = ["source", *victims]
         for header, (form, explanation) in LINE_COLUMNS.items():
             values = {line: row[header] for (line, _), row in cells.items() if row.get(header) is not None}
             if values:

@@ -5,11 +5,17 @@ python eval/transfer.py --target mnist-c mnist-a --target-weights RUN RUN --pair
 python eval/transfer.py --target mnist-c mnist-b --target-weights RUN SUBSTITUTE --generator SUBSTITUTE --victim mnist-c
 python eval/transfer.py --recipe recipes/imagenet-transfer.yaml      objective x source x victim, with the trainings
 
-Two results: a matrix of success rates, source x victim, for attacks and generators at one eps; and curves of the
-success rate of FGSM, I-FGSM and noise against eps. With --victim only that classifier is attacked: white-box, and by
-transfer from each other target; of substitutes (train/substitute.py) the number of queries is reported.
-Every adversarial example is verified (advgan/evaluation). Trainings of --prepare and results (in OUTPUT_DIR/cells) are
-kept as soon as they are done: the same command resumes.
+Adversarial examples are made on one classifier, the source, and tried on another, the victim. Two results: a matrix of
+success rates, source x victim, at one eps; and curves of FGSM, I-FGSM and noise against eps.
+
+The matrix is printed twice: over the images that the victim classifies correctly (asr in the files, and the figure),
+and over those that source and victim both classify correctly (asr_both).
+
+With --victim only that classifier is attacked: white-box, and from each other target. Where one is a substitute
+(train/substitute.py), the queries of its training are reported.
+
+Every adversarial example is verified. Trainings of --prepare and results (in OUTPUT_DIR/cells) are kept as soon as they
+are done: the same command resumes.
 """
 
 from collections.abc import Sequence
@@ -55,14 +61,14 @@ class Settings(ClassifiersSettings, SeededStudySettings):
     """Commands like "train/advgan.py --adversarial features --output-dir RUN", each run once before the attacks, with
     this program's data_dir and threads"""
     source: tuple[NameOrPath, ...] = ()
-    """The targets that adversarial examples are made on; (): each of them"""
+    """Those of the targets that are sources of the matrix; (): all of them"""
     generator: tuple[Path, ...] = ()
-    """Folders of trained generators, or their runs, of one source in runs of different names: a line of the matrix and
-    a curve for each"""
+    """Folders of trained generators, or their runs: each is a row of the matrix and a curve. Several of one source need
+    runs of different names"""
     generator_source: tuple[NameOrPath, ...] = ()
-    """The targets that they were trained on, one for one; (): those recorded in their runs"""
+    """For each generator the target that it was trained on; (): as recorded in its run"""
     attack: str = "mifgsm"
-    """Attack of the matrix, a bounded one, with settings after colons (pgd:steps=100:loss=dlr)"""
+    """Attack of the matrix, with settings after colons (pgd:steps=100:loss=dlr); one with an eps"""
     baselines: tuple[str, ...] = ()
     """Further attacks of the matrix, from each source"""
     eps: Real = 0.3
@@ -78,7 +84,7 @@ class Settings(ClassifiersSettings, SeededStudySettings):
     pair: tuple[NameOrPath, ...] = ()
     """Source and victim of the curve; (): the mean of all pairs"""
     repeats: int = 0
-    """Rounds of timing: each line's time over that of FGSM on its source, which runs right before; 0: no times"""
+    """Rounds of timing: the time of each row of the matrix, in units of FGSM on its source; 0: no times"""
     y_target: int | str | None = None
     """Target class, a number or a name; images of that class are left out. None: the generator's, if it has one"""
     output_dir: Path = Path("checkpoints/runs/transfer")
