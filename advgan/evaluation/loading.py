@@ -13,6 +13,7 @@ from torch import nn
 
 from advgan.classifiers import fingerprint
 from advgan.classifiers.external import source_of
+from advgan.classifiers.external.base import ExternalClassifier
 from advgan.core.config import parse_fraction
 from advgan.core.errors import InputError, warn
 from advgan.core.json_files import check_real, read_sealed
@@ -45,6 +46,13 @@ class TargetModel:
     def sha256(self) -> str:
         """The fingerprint of the model."""
         return fingerprint(self.model)
+
+    @cached_property
+    def fingerprints(self) -> set[str]:
+        """Its own, and for an external classifier that of the module inside: the one of a training in memory."""
+        model = self.model
+        is_module = isinstance(model, ExternalClassifier) and not model.normalises
+        return {self.sha256, fingerprint(model.model)} if is_module else {self.sha256}
 
     def with_label(self, label: str) -> Self:
         """The same under another label."""
@@ -92,7 +100,7 @@ class LoadedGenerator:
     def trained_on(self, target: TargetModel) -> bool:
         """Whether its training.json names `target`, or names none; else its images are transferred."""
         ensemble = read_training_json(self.path).get("settings", {}).get("ensemble_sha256", [])
-        return self.source_sha256 in (None, target.sha256) or target.sha256 in ensemble
+        return self.source_sha256 is None or not target.fingerprints.isdisjoint([self.source_sha256, *ensemble])
 
     @property
     def source_sha256(self) -> str | None:

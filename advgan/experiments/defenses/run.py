@@ -157,10 +157,11 @@ def by_source(
     Raises InputError for a generator of none of them, and for two of one.
     """
     labels = {target.sha256: target.label for target in (base, *targets)}
+    known = {sha256: target.sha256 for target in (base, *targets) for sha256 in target.fingerprints}
     generators: dict[str, LoadedGenerator] = {}
     for loaded in trained:
-        sha256 = loaded.source_sha256 or base.sha256
-        if sha256 not in labels:
+        sha256 = known.get(loaded.source_sha256 or base.sha256)
+        if sha256 is None:
             raise InputError(f"the generator {loaded.path} was trained on neither the base nor any of the rows")
         if sha256 in generators:
             raise InputError(

@@ -91,7 +91,7 @@ def main(settings: Settings) -> None:
 
 def source_target(trained: LoadedGenerator, targets: list[TargetModel]) -> TargetModel:
     """The classifier that a generator was trained on, if it is among the `targets`; else the first."""
-    return next((target for target in targets if target.sha256 == trained.source_sha256), targets[0])
+    return next((target for target in targets if trained.source_sha256 in target.fingerprints), targets[0])
 
 
 def load_rejecting(study: Study, classifier: ClassifierSpec, detectors: Sequence[Path]) -> list[TargetModel]:
@@ -143,7 +143,7 @@ def is_adaptive(point: GridPoint) -> bool:
     """Whether an attack uses this very detector: a generator does if it was trained on the classifier behind it."""
     spec = point.spec
     if point.generator is not None:
-        return point.generator.source_sha256 == point.target.sha256
+        return point.generator.source_sha256 in point.target.fingerprints
     return (spec.attack.handles_rejection or spec.access == "decisions") and spec.view != "oblivious"
 
 

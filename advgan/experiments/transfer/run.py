@@ -319,7 +319,7 @@ def by_source(
             label_of(name, targets, "generator_source")
         raise InputError(f"expected one generator_source for each generator, got {len(named)} for {len(trained)}")
     by_label = {target.label: target for target in targets}
-    by_weights = {target.sha256: target.label for target in targets}
+    by_weights = {sha256: target.label for target in targets for sha256 in target.fingerprints}
     sources = [label_of(name, targets, "generator_source") for name in named]
     sources = sources or [by_weights.get(loaded.source_sha256 or "") for loaded in trained]  # type: ignore[misc]
     generators: list[SourcedGenerator] = []
