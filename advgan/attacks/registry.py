@@ -184,7 +184,8 @@ def make_attack(
         fixed["rng"] = rng
     if spec.name == "advgan":
         if generator is None:
-            raise InputError("attack advgan needs a trained generator, expected --generator DIR, got none")
+            expected = "expected --generator DIR, or in Python one Generator among the attacks"
+            raise InputError(f"attack advgan needs a trained generator, {expected}, got none")
         fixed["generator"] = generator
 
     def run(x: Tensor, y: Tensor) -> Tensor:

@@ -50,9 +50,9 @@ class TargetModel:
     @cached_property
     def fingerprints(self) -> set[str]:
         """Its own, and for an external classifier that of the module inside: the one of a training in memory."""
-        model = self.model
-        is_module = isinstance(model, ExternalClassifier) and not model.normalises
-        return {self.sha256, fingerprint(model.model)} if is_module else {self.sha256}
+        if isinstance(self.model, ExternalClassifier) and not self.model.normalises:
+            return {self.sha256, fingerprint(self.model.model)}
+        return {self.sha256}
 
     def with_label(self, label: str) -> Self:
         """The same under another label."""

@@ -77,6 +77,16 @@ def test_generators_and_labels(model: nn.Module, images: tuple[Tensor, Tensor]) 
     assert row["attack"] == "mine"
 
 
+def test_warm_start_of_the_only_generator(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    torch.manual_seed(0)
+    generator, other = (Generator(eps=0.15, width=8, depth=1) for _ in range(2))
+    one_pass, warm = advgan.compare(model, *images, [generator, "advgan:steps=2"], eps=0.15).rows
+    assert (warm["attack"], warm["status"], warm["backwards_per_image"]) == ("advgan:steps=2", "ok", 2)
+    assert warm["asr"] > one_pass["asr"]
+    with pytest.raises(InputError, match="in Python one Generator among the attacks"):
+        advgan.compare(model, *images, [generator, other, "advgan:steps=2"], eps=0.15)
+
+
 def test_functions_of_a_model_get_the_threat(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     seen: dict[str, object] = {}

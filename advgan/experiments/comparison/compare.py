@@ -107,9 +107,10 @@ def compare(
         model: images (n, c, h, w) in [0, 1] -> logits (n, k), normalisation inside: a module in eval mode, left as
             found, or a function of images on the CPU
         x, y: images (n, c, h, w), float in [0, 1] or uint8 in 0..255, and labels (n,), whole numbers
-        attacks: names with settings ("pgd:steps=40", "torchattacks:AutoAttack"), generators, or functions
-            (x, y) -> x_adv or (model, x, y) -> x_adv, which also get those of eps, norm, y_target (n,) and rng that
-            they have an argument for; one, several, or a mapping label -> attack
+        attacks: names with settings ("pgd:steps=40", "torchattacks:AutoAttack"; beside one generator also its warm
+            start, "advgan:steps=2"), generators, or functions (x, y) -> x_adv or (model, x, y) -> x_adv, which also get
+            those of eps, norm, y_target (n,) and rng that they have an argument for; one, several, or a mapping
+            label -> attack
         eps, norm: the ball, in pixel units of [0, 1]
         y_target: target class of all attacks; None: untargeted
         batch_size: images an attack gets at once
@@ -138,8 +139,10 @@ def compare(
     transforms = survive_transforms(survive, min(x.shape[2:]))
     cache = ResultCache(None, x, y, batch_size=batch_size, keep=SHOWN, transforms=transforms)
     named = label_attacks(attacks)
+    among = [attack for attack in named.values() if isinstance(attack, Generator)]
+    only = among[0] if len(among) == 1 else None
     for label, attack in named.items():  # errors before any attack is run
-        attack_function(label, attack, target.model, threat, y_target, seed)
+        attack_function(label, attack, target.model, threat, y_target, seed, only)
         if isinstance(attack, Generator) and attack.classes not in (0, k):
             raise InputError(f"the generator has {attack.classes} target classes, expected {k} of the model")
         if isinstance(attack, Generator):
@@ -147,7 +150,8 @@ def compare(
             if reason is not None:
                 raise InputError(f"{label}: {reason}")
     results = [
-        _result(label, attack, cache, target, threat, y_target=y_target, seed=seed) for label, attack in named.items()
+        _result(label, attack, cache, target, threat, y_target=y_target, seed=seed, only=only)
+        for label, attack in named.items()
     ]
     settings = CompareSettings(tuple(named), threat.eps, norm, y_target, batch_size, seed, tuple(transforms.names))
     description = target.describe("in memory") | {"name": type(model).__name__, "weights": "in memory"}
@@ -183,11 +187,12 @@ def _result(
     *,
     y_target: int | None,
     seed: int,
+    only: Generator | None,
 ) -> Result:
-    """The result of one attack, under its label."""
+    """The result of one attack, under its label; `only` as in `attack_function`."""
     if isinstance(attack, (str, Generator)):
         spec = parse_attack(attack if isinstance(attack, str) else "advgan")
-        generator = attack if isinstance(attack, Generator) else None
+        generator = attack if isinstance(attack, Generator) else only if spec.name == "advgan" else None
         result = cache.run(spec, target, threat, y_target=y_target, seed=seed, generator=generator)
     else:
         result = evaluate(
@@ -202,12 +207,19 @@ def _result(
 
 
 def attack_function(
-    label: str, attack: Attack, model: nn.Module, threat: Threat, y_target: int | None, seed: int
+    label: str,
+    attack: Attack,
+    model: nn.Module,
+    threat: Threat,
+    y_target: int | None,
+    seed: int,
+    only: Generator | None = None,
 ) -> AttackFn:
-    """`attack` on `model` as (x, y) -> x_adv. Raises InputError for what is none, as `own_attack` and `make_attack`."""
+    """`attack` on `model` as (x, y) -> x_adv; `only` is the generator of the name "advgan" with settings. Raises
+    InputError for what is no attack, as `own_attack` and `make_attack`."""
     rng = attack_rng(seed, label)
     if isinstance(attack, str):
-        return make_attack(attack, model, threat, y_target, rng)
+        return make_attack(attack, model, threat, y_target, rng, only)
     if isinstance(attack, Generator):
         return make_attack("advgan", model, threat, y_target, rng, attack)
     if not callable(attack):
