@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from advgan.core.errors import InputError
 from advgan.core.files import folder_path
 
-REPLACED = ("figures", "records", "gallery", "warm-start")
+REPLACED = ("figures", "records", "warm-start")
 
 
 def check_report_folders(directory: Path) -> None:

@@ -8,7 +8,6 @@ accelerate launch --cpu --num_processes 2 train/classifier.py ...    several pro
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,9 +46,8 @@ from advgan.training.adversarial import (
 )
 from advgan.training.card import classifier_card
 from advgan.training.features import CachedFeatures, ends_with
-from advgan.training.frozen import process_settings
+from advgan.training.frozen import training_context
 from advgan.training.run_directory import Place, RunDirectory, RunFlags, save_settings
-from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
 from advgan.training.supervised import (
     ClassifierConfig,
     Part,
@@ -101,11 +99,7 @@ def train_classifier(
     config = replaced(config or ClassifierConfig(), settings)
     config.check()
     place = Place(optional_folder(output_dir, "output_dir"), resume, overwrite, "classifier")
-    with ExitStack() as stack:
-        stack.enter_context(process_settings(None))
-        accelerator = accelerator or make_accelerator()
-        stack.enter_context(restored_accelerator(accelerator))
-        stack.enter_context(place.acquired())
+    with training_context(place, accelerator) as accelerator:
         data = labelled_data(model, train, validation, config.seed)
         set_seed(config.seed)
         steps = ClassifierTraining(model, data, config, accelerator, place, adversarial=adversarial, save=save_weights)

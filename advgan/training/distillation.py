@@ -14,7 +14,6 @@ Nothing is chosen: both nets are kept as the last step leaves them, when the lea
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,9 +37,8 @@ from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import command
-from advgan.training.frozen import process_settings
+from advgan.training.frozen import training_context
 from advgan.training.run_directory import Place, RunDirectory, RunFlags, save_settings
-from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
 from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, accuracy, labelled_data, replaced
 
 Phase = Literal["teacher", "student"]
@@ -84,14 +82,11 @@ def distill(
     config = replaced(config or ClassifierConfig(), settings)
     config.check()
     check_temperature(temperature)
-    with ExitStack() as stack:
-        stack.enter_context(process_settings(None))
-        accelerator = accelerator or make_accelerator()
-        stack.enter_context(restored_accelerator(accelerator))
+    place = Place(artefact="classifier")
+    with training_context(place, accelerator) as accelerator:
         data = labelled_data(student, train, validation, config.seed)
         set_seed(config.seed)
         nets: dict[Phase, Any] = {"teacher": teacher, "student": student}
-        place = Place(artefact="classifier")
         steps = DistillationTraining(nets, data, config, accelerator, place, temperature=temperature)
         steps.progress = progress
         code = steps.run()

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from advgan.classifiers.adapters import as_module
@@ -12,6 +13,8 @@ from advgan.classifiers.checks import check_weights
 from advgan.core.errors import InputError
 from advgan.core.inputs import copy_images
 from advgan.core.random_state import float32_default, preserved_random_states
+from advgan.training.run_directory import Place
+from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
 
 
 @contextmanager
@@ -61,3 +64,20 @@ def process_settings(threads: int | None) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def training_context(
+    place: Place,
+    accelerator: Accelerator | None,
+    *,
+    threads: int | None = None,
+    bf16: bool = False,
+    one_process: bool = False,
+) -> Iterator[Accelerator]:
+    """The block of a training from Python and its Accelerator (None: a new one), in `process_settings`, the directory
+    locked; afterwards the networks that were prepared are removed from the Accelerator."""
+    with process_settings(threads):
+        accelerator = accelerator or make_accelerator(bf16=bf16, one_process=one_process)
+        with restored_accelerator(accelerator), place.acquired():
+            yield accelerator

@@ -35,13 +35,13 @@ from advgan.training.build import (
 from advgan.training.datasets import Images, build_sources, checked_ensemble, prepare_images
 from advgan.training.defaults import size_defaults
 from advgan.training.display import Display, write_step
-from advgan.training.frozen import frozen, process_settings
+from advgan.training.frozen import frozen, training_context
 from advgan.training.gan import LossConfig, LossFunction, SourceModel
 from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
 from advgan.training.run_directory import Place
 from advgan.training.run_files import Description, GeneratorFiles, describe
 from advgan.training.runtime.checkpoint import TrainState
-from advgan.training.runtime.distributed import in_any_process, make_accelerator, restored_accelerator
+from advgan.training.runtime.distributed import in_any_process
 from advgan.training.runtime.loop import GracefulShutdown, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.trainer import GANTrainer, OptimizerFactory
@@ -128,11 +128,8 @@ def fit(
     allowed_guides = () if description is None else (str(description.settings["target"]),)
     modules = Modules(generator, discriminator, guide, custom_loss, optimizer, init, allowed_guides)
     place = Place(optional_folder(output_dir, "output_dir"), resume, overwrite)
-    with ExitStack() as stack:
-        stack.enter_context(process_settings(config.run.threads))
-        accelerator = accelerator or make_accelerator(bf16=config.run.bf16)
-        stack.enter_context(restored_accelerator(accelerator))
-        stack.enter_context(place.acquired())
+    context = training_context(place, accelerator, threads=config.run.threads, bf16=config.run.bf16)
+    with context as accelerator, ExitStack() as stack:
         models = list(model) if isinstance(model, (list, tuple)) else [model]
         if not models:
             raise InputError("expected a model, or several, got an empty list")

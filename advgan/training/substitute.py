@@ -39,9 +39,8 @@ from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import percent
 from advgan.training.datasets import Images
-from advgan.training.frozen import frozen, process_settings
+from advgan.training.frozen import frozen, training_context
 from advgan.training.run_directory import Place, RunFlags
-from advgan.training.runtime.distributed import make_accelerator
 from advgan.training.runtime.loop import Interrupted, Terminated
 from advgan.training.substitute_training import (
     Model,
@@ -103,29 +102,28 @@ def train_substitute(
     place = Place(optional_folder(output_dir, "output_dir"), resume, overwrite, beside=("classifier",))
     if place.directory is not None and not isinstance(substitute, (str, Classifier)):
         raise InputError(f"output_dir needs a built-in substitute, got {type(substitute).__name__}")
-    with process_settings(threads):
-        accelerator = make_accelerator(bf16=config.bf16, one_process=True)  # which counts the queries
-        with place.acquired():
-            data = attacker_data(black_box, images, validation, config, num_classes)
-            is_module = isinstance(black_box, nn.Module)
-            context: Any = frozen(black_box, accelerator.device) if is_module else nullcontext(black_box)
-            with context as model:
-                names = {
-                    "target": getattr(model, "name", getattr(model, "__name__", type(model).__name__)),
-                    "dataset": f"{len(data.train)} images",
-                    "substitute": substitute if isinstance(substitute, str) else type(substitute).__name__,
-                }
-                settings = training.to_jsonable(config) | names
-                set_seed(config.seed)
-                return SubstituteTraining(
-                    replace(data, model=model),
-                    substitute,
-                    config,
-                    place,
-                    accelerator=accelerator,
-                    settings=settings,
-                    progress=progress,
-                ).run()
+    settings = training.to_jsonable(config)
+    # One process, which counts the queries.
+    with training_context(place, None, threads=threads, bf16=config.bf16, one_process=True) as accelerator:
+        data = attacker_data(black_box, images, validation, config, num_classes)
+        is_module = isinstance(black_box, nn.Module)
+        context: Any = frozen(black_box, accelerator.device) if is_module else nullcontext(black_box)
+        with context as model:
+            settings |= {
+                "target": getattr(model, "name", getattr(model, "__name__", type(model).__name__)),
+                "dataset": f"{len(data.train)} images",
+                "substitute": substitute if isinstance(substitute, str) else type(substitute).__name__,
+            }
+            set_seed(config.seed)
+            return SubstituteTraining(
+                replace(data, model=model),
+                substitute,
+                config,
+                place,
+                accelerator=accelerator,
+                settings=settings,
+                progress=progress,
+            ).run()
 
 
 def attacker_data(
