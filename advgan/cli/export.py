@@ -13,7 +13,7 @@ server or a network. It needs a classifier, that of the run or --target, and the
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -32,7 +32,7 @@ from advgan.models.generator import Generator
 class Settings(PairSettings):
     """Generator, format, output and, for a page, the classifier."""
 
-    directory: tyro.conf.Positional[PathOrAddress]
+    directory: Annotated[PathOrAddress, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A generator's folder, a run that holds one, or hf://USER/MODEL"""
     recipe: Path | None = None
     """YAML file of settings, or name of a shipped recipe; flags override it"""

@@ -245,7 +245,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         """Adversarial images for clean `x` (n, c, h, w) in [0, 1]: float32, detached, on x's device, one pass.
 
         y            labels (n,), or one label for all, of a generator that has `labels`: true ones or a classifier's
-                     predictions; -1 and None: unknown. Without use where a guide predicts them instead
+                     predictions; -1 and None: unknown. Not used where a guide predicts them
         y_target     one class, or one for each image (n,); any of a generator that has `classes`, else its own
         eps          None: the largest; below the trained range: the same pattern, scaled down
         z            noise (n, noise) of a generator that takes it; None: drawn from `rng` (None: torch's own)

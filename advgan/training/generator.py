@@ -105,8 +105,8 @@ def fit(
         resume, overwrite: continue the run in `output_dir`, with the same settings; or replace it.
         init: initial weights: a Generator of the same kind, or where one was saved.
         description: names that the programs write into the files of `output_dir`.
-        settings: single settings of GeneratorConfig, LossConfig, OptimizationConfig and RunConfig, by name: width=64,
-            epochs=5, seed=1.
+        settings: single settings by name: width=64, epochs=5, seed=1. All are in `help` of GeneratorConfig, LossConfig,
+            OptimizationConfig and RunConfig in `advgan.training`.
 
     Returns:
         The generator with the averaged weights that were best on validation, in eval mode.
