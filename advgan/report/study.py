@@ -1,4 +1,4 @@
-"""Reports of studies: JSON, Markdown, CSV, figures, TensorBoard and the terminal."""
+"""Reports of studies: JSON, Markdown, CSV, figures, TensorBoard, HTML and the terminal."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ class Scalar(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyReport:
-    """Contents of NAME.json, NAME.md, NAME.csv, the figures and logs/NAME/.
+    """Contents of NAME.json, NAME.md, NAME.csv, the figures, logs/NAME/ and, with `html`, NAME.html.
 
     summary   NAME.json; it has "environment" and "targets"
     rows      results; failed ones are listed, the others are in tables and figures
@@ -57,6 +57,7 @@ class StudyReport:
     intro: Sequence[str] = ()
     notes: Sequence[str] = ()
     notes_tag: str | None = None
+    html: str | None = None
     printed: int | None = None
     printed_notes: Sequence[str] = ()
 
@@ -74,6 +75,8 @@ class StudyReport:
             else:
                 write_figures(plots, directory)
         atomic_write_dir(directory / "logs" / self.name, self._log)
+        if self.html is not None:
+            atomic_write(directory / f"{self.name}.html", self.html)
         atomic_write(directory / f"{self.name}.md", self.markdown())
         lines = ([row.get(column) for column in self.columns] for row in self.csv_rows)
         atomic_write(directory / f"{self.name}.csv", csv_text(self.columns, lines))
@@ -95,7 +98,8 @@ class StudyReport:
             console.print(line, markup=False)
         for line in failures(self.rows):
             console.print(line, style="red", markup=False)
-        print(f"report       {', '.join(str(directory / f'{self.name}{form}') for form in ('.md', '.csv', '.json'))}")
+        forms = [".html"] * (self.html is not None) + [".md", ".csv", ".json"]
+        print(f"report       {', '.join(str(directory / f'{self.name}{form}') for form in forms)}")
         paths = dict.fromkeys([file.partition("/")[0] for file in self.figures] + list(self.folders))
         print(f"images       {', '.join(str(directory / place) for place in paths)}")
         print(f"look at it   {tensorboard_command(directory / 'logs')}")

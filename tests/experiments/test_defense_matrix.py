@@ -113,6 +113,10 @@ def test_as_a_user_runs_it(script: Run, basics: list[object], tmp_path: Path) ->
     told = [(line["defense"], line["column"]) for line in lines]
     assert told == [*rows, *((label, "worst case") for label in labels)]
     assert float(lines[1]["asr"]) == rows["none", "fgsm"]["asr"]
+    page = (out / "defenses.html").read_text()
+    assert "<b>coarse" not in page
+    assert page.count("&lt;b&gt;coarse|&amp;") >= 4
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page), "nothing is loaded"
     text = (out / "defenses.md").read_text()
     assert "&lt;b>coarse\\|&amp;" in text, "a bar would be another column, a tag a tag"
     for name in ("asr", "robust"):

@@ -43,9 +43,9 @@ def report(**changes: Any) -> StudyReport:
 
 
 def test_one_declaration_gives_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report(notes=["a remark"], notes_tag="remarks").write(tmp_path)
+    report(html="<p>", notes=["a remark"], notes_tag="remarks").write(tmp_path)
     files = {path.name for path in tmp_path.iterdir()}
-    assert files == {"study.json", "study.md", "study.csv", "curve.png", "gallery", "logs"}
+    assert files == {"study.json", "study.md", "study.csv", "study.html", "curve.png", "gallery", "logs"}
     assert json.loads((tmp_path / "study.json").read_text())["asr"] == 0.5
     assert (tmp_path / "study.csv").read_text() == "attack,asr\npgd,0.5\n'=sum,\n"
     text = (tmp_path / "study.md").read_text()

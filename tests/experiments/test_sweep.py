@@ -79,6 +79,7 @@ def test_as_a_user_runs_it(script: Run, digits: Path, classifier: Path, generato
         assert float(line["accuracy"]) == accuracy
         assert (float(line["low"]), float(line["high"])) == wilson(round(accuracy * 48), 48)
         assert (float(line["asr"]), float(line["asr_high"])) == (row["asr"], row["asr_high"])
+    assert sorted(path.stem for path in (out / "gallery").iterdir()) == sorted(wanted)
     assert "![" in (out / "sweep.md").read_text()
     assert "Accuracy % on mnist-small, linf, against eps" in done.stdout
     assert "total" in done.stderr, "progress bars"
@@ -90,7 +91,7 @@ def test_as_a_user_runs_it(script: Run, digits: Path, classifier: Path, generato
     assert [point.value for point in points] == pytest.approx([at["fgsm", eps]["robust_accuracy"] for eps in linf])
     pictures = EventAccumulator(str(out / "logs" / "sweep"))
     pictures.Reload()
-    assert pictures.Tags()["images"] == ["curves"]
+    assert sorted(pictures.Tags()["images"]) == ["curves", *(f"gallery/{name}" for name in sorted(wanted))]
 
 
 def test_bad_input_is_one_line_and_exit_code_2(script: Run, tmp_path: Path) -> None:
@@ -123,10 +124,16 @@ def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest
     assert "are cached from an earlier run" not in capsys.readouterr().out
 
 
-def test_the_curves_are_drawn(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pictures_have_a_row_per_eps(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # figures are rendered
-    call("--attacks", "fgsm", "--eps", "0.1", "--max-samples", 12)
-    assert np.asarray(Image.open(tmp_path / "out" / "curves.png")).std() > 5
+    heights = {}
+    for words in (("0.1",), ("0.1", "0.2", "0.3")):
+        call("--attacks", "fgsm", "--eps", *words, "--max-samples", 12)
+        image = np.asarray(Image.open(tmp_path / "out" / "gallery" / "fgsm.png"))
+        heights[1 + len(words)] = image.shape[0] / (1 + len(words))
+        curves = np.asarray(Image.open(tmp_path / "out" / "curves.png"))
+        assert curves.std() > 5, "something is drawn"
+    assert max(heights.values()) - min(heights.values()) <= 1, "each eps is a row of the same height"
 
 
 def test_a_minimal_norm_attack_is_run_once_and_judged_at_each_eps(call: Call, tmp_path: Path) -> None:

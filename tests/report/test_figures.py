@@ -11,7 +11,7 @@ from torch import nn
 
 from advgan.attacks.registry import make_attack, parse_attack
 from advgan.core.errors import InputError
-from advgan.core.threat_model import Threat
+from advgan.core.threat_model import Threat, delta_norms
 from advgan.evaluation import Result, evaluate
 from advgan.evaluation.evaluate import recompute_metrics
 from advgan.report.comparison import Comparison, Plot
@@ -22,12 +22,13 @@ from advgan.report.figures.galleries import galleries
 from advgan.report.figures.noise import NoiseExample, find_noise_example, noise
 from advgan.report.figures.norms import cumulative, histograms
 from advgan.report.figures.plot_groups import adversarial_distance, plot_groups, safe
+from advgan.report.figures.same_l2_different_linf import same_l2_different_linf, square
 from advgan.report.figures.speed import pareto, speed
 from advgan.report.figures.style import new_figure, styles, to_plot
 from advgan.report.gallery import gallery, magnifications, prediction_text
 
 CLASSES = ("cat", "dog", "a rather long name", "$x_1$")
-FIGURES = ["curves", "speed", "noise", "gallery", "confusion", "norms"]
+FIGURES = ["curves", "speed", "noise", "same l2", "gallery", "confusion", "norms"]
 
 
 @cache
@@ -144,8 +145,8 @@ def test_every_kind_of_figure_is_drawn(channels: int, norm: str) -> None:
 @pytest.mark.parametrize("attacks", [("fgsm",), ("deepfool",), ("noise-sign",), ("broken",), ()])
 def test_figures_of_few_attacks(attacks: tuple[str, ...]) -> None:
     stories = {name.split("/")[0] for name in plots(only(comparison(), *attacks))}
-    expected = {"curves", "speed", "gallery", "confusion", "norms"}
-    missing = {"deepfool": {"confusion"}, "noise-sign": {"confusion"}, "broken": expected}
+    expected = {"curves", "speed", "same l2", "gallery", "confusion", "norms"}
+    missing = {"deepfool": {"confusion"}, "noise-sign": {"same l2", "confusion"}, "broken": expected}
     assert stories == (expected - missing.get(attacks[0], set()) if attacks else set())
 
 
@@ -226,6 +227,36 @@ def test_noise_figure_pairs_attack_with_larger_noise() -> None:
     assert case.attacks["advgan"][0].records["success"][example.image]
     assert noise(only(comparison(), "noise-sign", "deepfool")) == {}
     assert noise(only(comparison(), "advgan", "fgsm")) == {}
+
+
+@pytest.mark.parametrize(("channels", "length"), [(1, 0.5), (1, 3.0), (3, 1.0), (3, 6.0)])
+def test_square_has_given_norm_in_box(channels: int, length: float) -> None:
+    x = 0.2 * torch.rand(channels, 12, 9, generator=torch.Generator().manual_seed(0))
+    drawn = square(x, length)
+    assert drawn is not None
+    assert 0 <= drawn.min() <= drawn.max() <= 1
+    size = delta_norms((drawn - x)[None])
+    assert size["l2"].item() == pytest.approx(length, rel=1e-5)
+    side = round(size["l0"].item() ** 0.5)
+    assert size["linf"].item() == pytest.approx(length / (side * channels**0.5), rel=1e-5)
+
+
+def test_square_dark_or_impossible() -> None:
+    dark = square(torch.ones(1, 4, 4), 1.0)
+    assert dark is not None
+    assert dark.min() == 0
+    assert square(torch.full((1, 4, 4), 0.5), 2.1) is None
+
+
+def test_two_changes_figure_prefers_a_pair_of_attacks() -> None:
+    assert "No two attacks" in same_l2_different_linf(only(comparison(), "fgsm"))["same l2/a-target"].caption
+    first, *_ = only(comparison(), "fgsm").results
+    i = int(first.records["success"][:6].nonzero()[0])
+    louder = first.records["linf"].clone()
+    louder[i] *= 3
+    other = Result(first.row | {"attack": "other"}, first.records | {"linf": louder}, first.x_adv)
+    (picture,) = same_l2_different_linf(replace(comparison(), results=[first, other])).values()
+    assert "No two attacks" not in picture.caption
 
 
 # Galleries

@@ -1,6 +1,7 @@
 """Report of the matrix of defenses: success of each attack on each defense, cost, and worst-case accuracy."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
 from advgan.report.figures import style
 from advgan.report.files import file_names
-from advgan.report.page import Cell, ResultRow, Summary, Table, percent, with_interval
+from advgan.report.html import chart, template
+from advgan.report.page import Cell, ResultRow, Summary, Table, failures, percent, with_interval
 from advgan.report.study import Scalar, StudyReport
 
 RATES = ("asr", "asr_low", "asr_high", "robust_accuracy")
@@ -51,26 +53,31 @@ ROBUST = (
 
 
 def report(summary: Summary) -> StudyReport:
-    """asr.png, robust.png, defenses.json, .md and .csv.
+    """asr.png, robust.png, defenses.html, .json, .md and .csv.
 
     `summary` has "environment", "targets" (the base), "generators", "surrogate", "norm", "eps", "columns" (in order);
     "defenses", a dict for each line: label, row (as in the settings), n, clean_accuracy, clean_rejected, random,
     relative_time, training_seconds, worst_case, masking, violated; and "rows" as in results.json with their "column",
     and "same_as", the column that they repeat.
     """
+    figures = {"asr.png": asr(summary), "robust.png": robust(summary)}
+    failed = [row for row in summary["rows"] if not row["same_as"]]
+    verdict_lines = [f"- **{entry['verdict']}**: {in_markdown(entry['text'])}" for entry in verdicts(summary)]
+    title = f"Defenses under attack ({summary['targets'][0]['dataset']})"
     return StudyReport(
         name="defenses",
-        title=f"Defenses under attack ({summary['targets'][0]['dataset']})",
+        title=title,
         summary=summary,
-        rows=[row for row in summary["rows"] if not row["same_as"]],
+        rows=failed,
         tables=tables(summary),
-        figures={"asr.png": asr(summary), "robust.png": robust(summary)},
+        figures=figures,
         columns=CSV_COLUMNS,
         csv_rows=_csv_rows(summary),
         scalars=list(_scalars(summary)),
         intro=[f"- {in_markdown(entry['label'])}: {code(entry['row'])}" for entry in summary["defenses"]],
-        notes=["### Verdicts", "", *verdicts(summary), ""],
+        notes=["### Verdicts", "", *verdict_lines, ""],
         notes_tag="verdicts",
+        html=html(title, summary, figures, failures(failed)),
         printed=1,
     )
 
@@ -111,15 +118,50 @@ def _strongest(summary: Summary, label: str) -> str:
     return NOT_RUN if best is None else f"{best['column']} {100 * best['asr']:.0f} %"
 
 
-def verdicts(summary: Summary) -> Iterator[str]:
-    """The verdict on each line's gradients, and the failed checks of the measurement, as Markdown."""
+def verdicts(summary: Summary) -> list[dict[str, Any]]:
+    """The verdict on each line's gradients, and the failed checks of the measurement: verdict, text, whether it is a
+    fault."""
+    entries = []
     for defense in summary["defenses"]:
         if masking := defense["masking"]:
             text = f"{defense['label']}: gradients: {masking['detail']}"
-            yield f"- **{masking['verdict']}**: {in_markdown(text)}"
+            violated = masking["verdict"] not in ("no masking found", "unclear", "not tested")
+            entries.append({"verdict": masking["verdict"], "text": text, "violated": violated})
         for rule in defense["violated"]:
             text = f"{defense['label']}: {rule['check']}: {rule['detail']}. It usually means: {rule['meaning']}"
-            yield f"- **violated**: {in_markdown(text)}"
+            entries.append({"verdict": "violated", "text": text, "violated": True})
+    return entries
+
+
+def html(title: str, summary: Summary, figures: Mapping[str, Plot], failed: Sequence[str]) -> str:
+    """The page, whole: it needs no network, and everything in it is escaped."""
+    return template("defenses.html.jinja").render(
+        title=title,
+        headlines=headlines(summary),
+        base=summary["targets"][0],
+        generators=summary["generators"],
+        surrogate=summary["surrogate"],
+        environment=summary["environment"],
+        environment_text=json.dumps(summary["environment"], indent=2, ensure_ascii=False),
+        charts=[chart(plot) for plot in figures.values()],
+        sections=tables(summary),
+        defenses=summary["defenses"],
+        verdicts=verdicts(summary),
+        failures=failed,
+        meaning={},
+    )
+
+
+def headlines(summary: Summary) -> list[str]:
+    """The best and the worst line by worst-case accuracy."""
+    ranked = sorted((defense for defense in summary["defenses"] if defense["worst_case"]), key=_worst_case_accuracy)
+    extremes = {"Highest": ranked[-1:], "Lowest": ranked[:-1][:1]}
+    return [
+        f"{opening} worst-case accuracy: {defense['label']}, {_worst_case_accuracy(defense):.1%} over all images under "
+        f"every attack; {defense['clean_accuracy']:.1%} without an attack."
+        for opening, ranked_lines in extremes.items()
+        for defense in ranked_lines
+    ]
 
 
 def _worst_case_accuracy(defense: ResultRow) -> float:

@@ -71,7 +71,7 @@ class Settings(TargetSettings, SeededStudySettings):
     norm: Norm = "linf"
     """Norm of the ball"""
     output_dir: Path = Path("checkpoints/runs/defenses")
-    """Directory of defenses.md, .csv, .json, asr.png, robust.png; earlier ones are replaced"""
+    """Directory of defenses.html, .md, .csv, .json, asr.png, robust.png; earlier ones are replaced"""
     seed: int = 0
     """Seed of random attacks and defenses"""
 

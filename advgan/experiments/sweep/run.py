@@ -20,6 +20,7 @@ from advgan.experiments.sweep.report import report, unattacked
 from advgan.report.comparison import Comparison
 
 BASIC = ("noise-sign", "fgsm", "ifgsm", "advgan")
+SHOWN = 100  # images that a gallery's five are chosen from
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def main(settings: Settings) -> None:
     study.check_attacks(specs, threats[:1], y_target)
     if any(spec.name == "advgan" for spec in specs):
         study.check_generator_threats(threats, y_target)
-    study.prepare_output_dir()
+    study.prepare_output_dir(keep=SHOWN)
     points = [
         GridPoint(spec, target, threat, y_target, settings.seed, generator=trained[0] if trained else None)
         for spec in specs
@@ -74,5 +75,5 @@ def main(settings: Settings) -> None:
         rows.append(result.row)
     generators = [loaded.describe(target) for loaded in trained]
     summary = study.summary(target=target.describe(study.dataset), generators=generators, rows=rows)
-    comparison = Comparison(summary, results, study.x[:0], study.y[:0], study.data.classes)
-    study.write_report(report(comparison), total=len(results))
+    images = study.x[:SHOWN], study.y[:SHOWN]
+    study.write_report(report(Comparison(summary, results, *images, study.data.classes)), total=len(results))

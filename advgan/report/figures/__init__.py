@@ -6,12 +6,13 @@ from advgan.report.figures.curves import curves
 from advgan.report.figures.galleries import galleries
 from advgan.report.figures.noise import noise
 from advgan.report.figures.norms import cumulative, histograms
+from advgan.report.figures.same_l2_different_linf import same_l2_different_linf
 from advgan.report.figures.speed import speed
 from advgan.report.figures.style import with_caption
 
 __all__ = ["plots", "with_caption"]
 
-FIGURES = (curves, speed, noise, galleries, confusion, cumulative, histograms)
+FIGURES = (curves, speed, noise, same_l2_different_linf, galleries, confusion, cumulative, histograms)
 
 
 def plots(comparison: Comparison) -> dict[str, Plot]:
