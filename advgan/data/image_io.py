@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from advgan.data.image_file import (
     random_crop,
 )
 
+SIZED = 64  # images whose sizes in bytes are part of a set's fingerprint
 MEMORY_LIMIT = 2 << 30  # bytes; a larger decoded set is decoded batch by batch
 
 
@@ -68,6 +71,15 @@ class StoredImages:
         """
         sources = [self.sources[self.order[i]] for i in indices]
         return self._decoded(sources, lambda i: self._decode(sources[i]))
+
+    def names_and_sizes(self) -> list[Any]:
+        """The names of files, with their folders' (a set may be moved), and the bytes of `SIZED` evenly spread images;
+        of a table the bytes alone."""
+        files = self.sources if isinstance(self.sources, list) else ()  # a table reads its images at access
+        names = ["/".join(Path(name_of(files[i])).parts[-2:]) for i in self.order if files]
+        spread = {self.order[i] for i in np.linspace(0, len(self) - 1, min(SIZED, len(self))).astype(int)}
+        some = [self.sources[i] for i in sorted(spread)]
+        return names + [os.path.getsize(source) if isinstance(source, str) else len(source.data) for source in some]
 
     def random_crops(self, indices: Sequence[int], seed: Sequence[int]) -> Tensor:
         """A random crop of each image at `indices` (`image_file.random_crop`), a function of `seed` and its index."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -24,11 +26,13 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
     and for another number of labels.
 
     has_labels   False: there are none, all are 0 until `labelled` sets those that a classifier predicts
+    random       whether another reading of the images may give others: a Dataset with augmentation
     photos       the images before they were resized and cropped, where these are larger: for random crops
     """
 
     has_labels = True
     photos: StoredImages | None = None
+    random = False
 
     def __init__(self, images: Tensor | np.ndarray | StoredImages, labels: Tensor | np.ndarray) -> None:
         if not isinstance(images, StoredImages):
@@ -75,6 +79,19 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
             raise InputError(f"batch size must be at least 1, got {batch_size}")
         indices = range(len(self))
         return (self.__getitems__(indices[i : i + batch_size]) for i in range(0, len(self), batch_size))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the images and labels, to notice others: of all pixels in memory; of files by their names and some
+        sizes; of a caller's Dataset by their number and shape."""
+        images = self.images
+        digest = hashlib.sha256(repr(tuple(images.shape)).encode())
+        if self.has_labels:
+            digest.update(self.labels.numpy().tobytes())
+        if isinstance(images, Tensor) and not self.random:
+            digest.update(zlib.crc32(images.contiguous().numpy()).to_bytes(4, "big"))
+        elif isinstance(images, StoredImages):
+            digest.update(repr(images.names_and_sizes()).encode())
+        return digest.hexdigest()
 
     def first(self, n: int) -> Split:
         """The first n images, or all if there are fewer."""

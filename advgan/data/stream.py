@@ -107,6 +107,10 @@ class Stream(Split):
             )
         return Split(images, labels)
 
+    def fingerprint(self) -> str:
+        """That of one image of each shard, of `LANES` at most."""
+        return self.first(min(len(self.shards), LANES)).fingerprint()
+
     def _in_turn(self) -> Iterator[Example]:
         steps = -(-len(self.shards) // LANES)
         for start in range(steps):

@@ -149,7 +149,7 @@ class ClassifierTraining(SupervisedTraining):
             InnerAttack(adversarial, net, accelerator, seed=config.seed, channels=channels) if adversarial else None
         )
         files = RunDirectory(place, accelerator, record, total, "classifier")
-        files.open_state(self.schedule, schedules=(self.schedule,))
+        files.open_state(self.schedule, images=(data.train, data.validation), schedules=(self.schedule,))
         super().__init__(data, config, accelerator, files, total=total, between=steps_between)
         self.best = files.saved_weights()
         self.features = self._cached_features()

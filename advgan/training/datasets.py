@@ -110,7 +110,9 @@ def in_memory(split: Split) -> Split:
     """The same images, read once: validation sees the same pixels each time."""
     if split.in_memory or not isinstance(split, FloatSplit):
         return split
-    return FloatSplit(split.images[range(len(split))], split.labels)
+    read = FloatSplit(split.images[range(len(split))], split.labels)
+    read.random = True
+    return read
 
 
 CLASS_IMAGES = 20_000  # training images, the first ones, that the distributions of classes are taken from

@@ -133,7 +133,7 @@ class DistillationTraining(SupervisedTraining):
         record = training.TrainState(step=0, seconds=0.0, accuracies={}, settings=settings)
         self.prepared = {phase: accelerator.prepare(nets[phase], optimizers[phase]) for phase in FOLDER}
         files = RunDirectory(place, accelerator, record, 2 * self.steps_per_network, "distill")
-        files.open_state(*self.schedules.values())
+        files.open_state(*self.schedules.values(), images=(data.train, data.validation))
         super().__init__(data, config, accelerator, files, total=2 * self.steps_per_network, between=epoch)
 
     @property

@@ -18,7 +18,7 @@ from advgan.core.files import optional_folder
 from advgan.core.inputs import plain
 from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
-from advgan.data import Stream, steps_per_epoch, training_batches
+from advgan.data import Split, Stream, steps_per_epoch, training_batches
 from advgan.defenses import unwrap
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
@@ -326,7 +326,9 @@ class GeneratorTraining:
             labelled=self.images.labelled,
         )
         schedule = self.trainer.schedule
-        self.files.open_state(schedule, self.trainer.averaged, schedules=(schedule,))
+        splits: list[Split] = [self.images.train, self.images.validation]
+        splits = splits if self.images.labelled else [split.unlabelled() for split in splits]
+        self.files.open_state(schedule, self.trainer.averaged, images=splits, schedules=(schedule,))
         self.trainer.step = self.record["step"]
         self.best = self.files.saved_weights()
 

@@ -1,10 +1,11 @@
 """The directory of a training: its flags, lock, settings, training state, TensorBoard's log; without one nothing is
 written."""
 
+import hashlib
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from advgan.core.config import write_settings
 from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.files import sweep
 from advgan.core.lock import LOCK, acquire, release
-from advgan.training.runtime.checkpoint import Checkpointer, TrainState, clear, latest_state, saving
+from advgan.data import Split
+from advgan.training.runtime.checkpoint import IMAGES, Checkpointer, TrainState, clear, latest_state, saving
 from advgan.training.runtime.loop import Interrupted, Terminated, open_log
 
 
@@ -137,11 +139,13 @@ class RunDirectory:
         self.directory = place.directory
         self.state: Checkpointer | None = None
 
-    def open_state(self, *objects: Any, schedules: tuple[LRScheduler, ...] = ()) -> None:
+    def open_state(self, *objects: Any, images: Iterable[Split], schedules: tuple[LRScheduler, ...] = ()) -> None:
         """Load the state of a resumed run: everything that the accelerator has prepared, the record, `objects`;
-        `schedules` are those that may be resumed with another number of steps."""
+        `schedules` are those that may be resumed with another number of steps. Raises InputError for other `images`."""
         if self.directory is None:
             return
+        digests = "".join(split.fingerprint() for split in images)
+        self.record["settings"] = {**self.record["settings"], IMAGES: hashlib.sha256(digests.encode()).hexdigest()}
         state = Checkpointer(self.accelerator, self.directory, self.place.artefact, self.total, self.record, *objects)
         self.state = state
         if self.place.resume:

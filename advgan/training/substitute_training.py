@@ -238,7 +238,8 @@ class SubstituteTraining:
         self.cache = QueryCache(config.adversarial_images, config.seed)
         self.files = SubstituteFiles(place, accelerator, record, len(self.plan), "substitute")
         self.files.objective = self.trainer.config.objective
-        self.files.open_state(self.schedules["distil"], self.schedules["attack"], self.trainer.averaged, self.cache)
+        states = (*self.schedules.values(), self.trainer.averaged, self.cache)
+        self.files.open_state(*states, images=(data.train, data.validation))
         self.black_box.queries, self.validation_black_box.queries = record["queries"], record["validation_queries"]
         self.batches = {
             phase: training_batches(

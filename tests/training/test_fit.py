@@ -4,6 +4,7 @@ import copy
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -371,6 +372,42 @@ def test_signal_saves_the_state_and_resume_equals_an_uninterrupted_run(
         advgan.fit(Linear(), images, **place, resume=True, kappa=1.0, **SMALL)
     with pytest.raises(InputError, match="resumed with its own settings, but width was 8, now 16"):
         advgan.fit(Linear(), images, **place, resume=True, **{**SMALL, "width": 16})
+
+
+def test_a_run_is_resumed_with_its_own_images(
+    images: tuple[Tensor, Tensor], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = images
+
+    class Noisy(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(x)
+
+        def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+            return (x[i] + torch.rand(()) / 100).clamp(0, 1), y[i]
+
+    def fitted(train: Any, name: str, **more: Any) -> None:
+        advgan.fit(Linear(), train, output_dir=tmp_path / name, resume=(tmp_path / name).exists(), **SMALL | more)
+
+    relabelled = y.clone()
+    relabelled[0] = (y[0] + 1) % 3
+    shutil.copytree(digits / "train", tmp_path / "moved")
+    for same in (images, Noisy(), digits / "train"):
+        fitted(same, type(same).__name__)
+    fitted(tmp_path / "moved", type(digits).__name__)
+    fitted(Noisy(), "Noisy")
+    fitted(images, "tuple", max_steps=9)
+    for other in ((x.flip(0), y.flip(0)), (x, relabelled), x, (x.clamp(0, 0.99), y)):
+        with pytest.raises(InputError, match="images_sha256 was"):
+            fitted(other, "tuple", max_steps=10)
+    monkeypatch.setattr("advgan.data.image_io.MEMORY_LIMIT", 0)  # files are told apart by their names and sizes
+    (tmp_path / "moved" / "top").rename(tmp_path / "moved" / "other")
+    fitted(tmp_path / "moved", "files", max_steps=9)
+    fitted(tmp_path / "moved", "files", max_steps=10)
+    first = min((tmp_path / "moved" / "other").iterdir())
+    first.rename(first.with_stem("zz"))
+    with pytest.raises(InputError, match="images_sha256 was"):
+        fitted(tmp_path / "moved", "files", max_steps=11)
 
 
 def test_state_of_the_trainer_continues_in_another_one(images: tuple[Tensor, Tensor]) -> None:
