@@ -12,6 +12,7 @@ from advgan.core.errors import InputError, did_you_mean, listing
 FILE = ("file", "filename", "file_name", "image", "img", "path")
 LABEL = ("label", "labels", "cls", "class")
 SUFFIXES = (".csv", ".txt")
+SEPARATORS = ",;\t"  # the commonest of the header's; of equals the first
 NUMBER = re.compile(r"(-?\d+)(\.0*)?")
 GAPS = ("nan", "none", "null", "na", "n/a")
 
@@ -26,7 +27,7 @@ class ImageTable(NamedTuple):
 
 def read_table(path: Path, image_column: str | None = None, label_column: str | None = None) -> ImageTable:
     """A list of images: of a .txt file each line, of a .csv file the columns `image_column` and `label_column` (None:
-    by their names, `FILE` and `LABEL`).
+    by their names, `FILE` and `LABEL`), between commas, semicolons or tabs.
 
     Raises InputError for a file that is not UTF-8, has no such columns or no rows, a name twice, a row without label.
     """
@@ -50,15 +51,17 @@ def read_table(path: Path, image_column: str | None = None, label_column: str | 
 
 def _read_csv(path: Path, lines: list[str], image_column: str | None, label_column: str | None) -> ImageTable:
     try:
-        reader = csv.DictReader(lines, skipinitialspace=True)
-        rows, header = list(reader), list(reader.fieldnames or [])
+        separator = max(SEPARATORS, key=lines[0].count) if lines else ","
+        reader = csv.DictReader(lines, skipinitialspace=True, delimiter=separator)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        rows, header = list(reader), reader.fieldnames
     except csv.Error as error:
         raise InputError(f"{path} is no CSV file: {error}") from None
     file = _column(path, header, image_column, FILE, "--image-column")
     label = _column(path, header, label_column, LABEL, "--label-column")
     if file is None:
         raise InputError(f"{path} has no column of files: expected {FILE[0]} or --image-column, got {listing(header)}")
-    files = [(row[file] or "").strip() for row in rows]
+    files = [(row[file] or "").strip().removeprefix("./") for row in rows]
     if not all(files):
         raise InputError(f"{path} row {files.index('') + 1} has no file")
     if label is None:

@@ -19,6 +19,7 @@ from torchvision import transforms
 from advgan.core.errors import InputError
 from advgan.data import DATASETS, Data, Split, load_data, relabel, training_batches
 from advgan.data.batches import augment
+from advgan.data.label_file import read_table
 from advgan.data.split import fair_order, stratified_holdout
 
 
@@ -714,3 +715,12 @@ def test_split_invalid_arguments_raise(numbered: Split) -> None:
         numbered.batches(0)
     with pytest.raises(InputError, match="number of images must be at least 1, got 0"):
         numbered.first(0)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_columns_of_a_table_may_be_between_semicolons_or_tabs(separator: str, tmp_path: Path) -> None:
+    rows = [(" image ", "label"), ("./a.png", "cat, small"), ("b.png", "dog;big")]
+    text = "\ufeff" + "\r\n".join(separator.join(f'"{value}"' for value in row) for row in rows)
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8", newline="")
+    table = read_table(tmp_path / "table.csv")
+    assert (table.files, table.labels) == (["a.png", "b.png"], ["cat, small", "dog;big"])
