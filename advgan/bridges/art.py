@@ -57,11 +57,17 @@ class AdvGAN(Base):
             raise InputError("a targeted attack needs target classes, expected y, got None")
         if y is None and self.generator.labels:  # as ART's own attacks: the predictions are the labels
             y = self.estimator.predict(x)
-        classes = None if y is None else torch.as_tensor(y.argmax(1) if y.ndim == 2 else y)
+        classes = None if y is None else _classes(y)
         target_classes = classes if self.targeted else None
         labels = classes if self.generator.labels and not self.targeted else None
         images = torch.from_numpy(np.asarray(x, dtype=np.float32))
         return np.asarray(self.generator.perturb(images, labels, y_target=target_classes, eps=self.eps).numpy())
+
+
+def _classes(y: Any) -> Tensor:
+    """Classes (n,) of numbers (n,) or (n, 1), or of one-hot rows (n, k)."""
+    y = np.asarray(y)
+    return torch.as_tensor(y.argmax(1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1))
 
 
 # Attacks of the library

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.registry import AttackerAccess, AttackKind
+from advgan.classifiers import BlackBox
 from advgan.core.config import parse_fraction
 from advgan.core.errors import InputError
 from advgan.core.spec_strings import setting_texts
@@ -77,6 +78,7 @@ def parse_value(text: str) -> bool | int | float | str | None:
 
 @torch.no_grad()
 def num_classes(model: nn.Module, x: Tensor) -> int:
-    """Number of classes of a model for images like `x`: its attribute, else by a forward of a black image."""
-    declared: int | None = getattr(model, "num_classes", None)
-    return int(model(x.new_zeros(1, *x.shape[1:])).shape[1]) if declared is None else declared
+    """Number of classes of a model for images like `x`: of a caller's by a forward of a black image."""
+    if isinstance(model, BlackBox):  # whose queries have a price
+        return model.num_classes
+    return int(model(x.new_zeros(1, *x.shape[1:])).shape[1])

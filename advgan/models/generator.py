@@ -41,6 +41,8 @@ from advgan.models.guides import allowed_guide, check_guide, guide_config, guide
 from advgan.models.networks import ConditionEmbedding, GaussianSmoothing
 from advgan.models.unrolled import UnrolledGradientNetwork
 
+ROUNDING = 1e-6  # of a radius in float32: that of 8/255 is above 8/255
+
 
 class Generator(nn.Module, PyTorchModelHubMixin):
     """Images (n, channels, h, w) in [0, 1] of any size -> adversarial images of the same shape, in one pass.
@@ -335,7 +337,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         threat = self.threat
         if norm not in (None, threat.norm):
             return f"the generator was trained for norm {threat.norm}, got {norm}"
-        if eps > threat.eps:
+        if eps > threat.eps * (1 + ROUNDING):
             return f"this generator was trained for eps {threat.eps:.6g}, got the larger {eps:.6g}"
         if self.classes and y_target is not None and y_target not in self.target_classes:
             trained = f"0 to {self.classes - 1}"

@@ -131,7 +131,8 @@ def test_targets_of_foolbox_and_art(model: nn.Module, bars: tuple[Tensor, Tensor
     expected = generator.perturb(x, y_target=target_classes)
     assert torch.equal(ForFoolbox(generator).run(foolbox_model, x, goal, epsilon=0.2), expected)
     attack = ForArt(in_art(model), generator, targeted=True)
-    for labels in (target_classes.numpy(), nn.functional.one_hot(target_classes).numpy()):
+    numbers = target_classes.numpy()
+    for labels in (numbers, numbers[:, None], nn.functional.one_hot(target_classes).numpy()):
         assert torch.equal(torch.from_numpy(attack.generate(x=x.numpy(), y=labels)), expected)
 
 

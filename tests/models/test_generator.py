@@ -498,3 +498,10 @@ def test_loaded_generators_are_float32_under_another_default(tmp_path: Path) -> 
     finally:
         torch.set_default_dtype(torch.float32)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+def test_the_radius_of_training_may_be_of_float32():
+    assert float(np.float32(8 / 255)) > 8 / 255
+    generator, x = Generator(1, 8 / 255, width=4, depth=1).eval(), torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(generator.perturb(x, eps=np.float32(8 / 255)), generator.perturb(x))
+    assert generator.supports(Threat("linf", np.float32(8 / 255)))
