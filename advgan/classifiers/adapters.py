@@ -1,8 +1,9 @@
 """Models of other forms as modules from images to logits: one logit, a container, a function, a recorded one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,9 @@ class OutputAdapter(nn.Module):
         for key in ("name", "image_shape", "num_classes", "classes", "config", "normalises"):
             if hasattr(model, key):
                 setattr(self, key, getattr(model, key))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x)
 
 
 class BinaryLogit(OutputAdapter):
@@ -71,6 +75,24 @@ class Scripted(nn.Module):
         return self.script(x)
 
 
+def image_shape_of(model: Any) -> tuple[int, int, int] | None:
+    """The (c, h, w) that a model has as its attribute `image_shape`; None for another value of this name."""
+    shape = getattr(model, "image_shape", None)
+    whole = isinstance(shape, Sequence) and len(shape) == 3 and all(isinstance(side, int) for side in shape)
+    return tuple(shape) if whole else None  # type: ignore[arg-type]
+
+
+def classes_of(model: Any) -> tuple[str, ...] | None:
+    """The names that a model has as its attribute `classes`, a sequence, an array, or a dict by number; None for
+    another value of this name, like their number, or a layer."""
+    names: Any = getattr(model, "classes", None)
+    if isinstance(names, Mapping):
+        names = [names.get(i) for i in range(len(names))]
+    names = names.tolist() if isinstance(names, np.ndarray) else names
+    listed = isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)
+    return tuple(names) if listed else None
+
+
 def as_module(model: Any) -> nn.Module:
     """`model`, or a module around a function or a recorded module. Raises InputError for what cannot be called."""
     if not callable(model):
@@ -78,7 +100,15 @@ def as_module(model: Any) -> nn.Module:
     if isinstance(model, type):
         raise InputError(f"model must be a module or a function images -> logits, got the class {model.__name__}")
     module = model if isinstance(model, nn.Module) else FunctionModel(model)
-    return Scripted(module) if is_recorded(module) else module
+    return with_hooks(module)
+
+
+def with_hooks(model: nn.Module) -> nn.Module:
+    """`model`, or a module around one that runs no hooks: a recorded one, or one of a class with its own `__call__`."""
+    if is_recorded(model):
+        return Scripted(model)
+    runs_them = isinstance(model, torch.fx.GraphModule) or hasattr(model, "_orig_mod")  # with calls of their own
+    return model if runs_them or type(model).__call__ is nn.Module.__call__ else OutputAdapter(model)
 
 
 def is_recorded(model: Any) -> bool:

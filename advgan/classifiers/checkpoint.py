@@ -144,13 +144,13 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     layers: list[dict[str, Any]] = []
     layer: Any = model
-    while hasattr(layer, "spec_name") and hasattr(layer, "settings"):  # a defense, around any module
+    while hasattr(type(layer), "spec_name"):  # a defense, around any module
         layers.insert(0, {"name": layer.spec_name, "settings": layer.settings})
         layer = layer.inner
     if layers:
         digest.update(json.dumps(layers, sort_keys=True).encode())
     for module in model.modules():
-        digest.update((getattr(module, "identity", None) or "").encode())  # beside the weights
+        digest.update((_identity(module) or "").encode())  # beside the weights
     tensors = dict(model.state_dict())
     if not isinstance(layer, Classifier):  # whose constants follow from its name and images
         tensors |= _constants(model)
@@ -160,12 +160,18 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _identity(module: nn.Module) -> str | None:
+    """The text that distinguishes a module beside its weights; a layer of this name, as in residual blocks, is none."""
+    identity = getattr(module, "identity", None)
+    return identity if isinstance(identity, str) else None
+
+
 def _constants(model: nn.Module) -> dict[str, torch.Tensor]:
     """Buffers outside of the state dict, except those of a module with an `identity`, which covers them."""
     constants = {}
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
-            if name in module._non_persistent_buffers_set and not hasattr(module, "identity"):
+            if name in module._non_persistent_buffers_set and _identity(module) is None:
                 constants[f"{path}.{name}"] = buffer
     return constants
 

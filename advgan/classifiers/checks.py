@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from advgan.classifiers.adapters import BinaryLogit, ContainedLogits, Scripted, is_recorded, logits_of
+from advgan.classifiers.adapters import BinaryLogit, ContainedLogits, image_shape_of, logits_of, with_hooks
 from advgan.classifiers.black_box import BlackBox
 from advgan.core.errors import InputError, one_line, warn
 from advgan.core.inputs import check_columns, check_images
@@ -76,7 +76,7 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) ->
         check_batch_of(model.query, x, model.name)
         return model
     check_weights(model)
-    model = Scripted(model) if is_recorded(model) else model
+    model = with_hooks(model)
     if any(getattr(module, "training", False) for module in model.modules()):
         warn(f"the model is in training mode{mode_dependent(model)} and is checked in eval mode: call model.eval()")
     with eval_mode(model):
@@ -97,7 +97,7 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) ->
         if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
             raise InputError("the target returns NaN or infinity, expected finite logits: are its weights damaged?")
         difference = (first - second).abs().max().item()
-        random = any(getattr(module, "random", False) for module in model.modules())
+        random = _is_random(model)
         if not random and difference > DETERMINISM_TOL * max(1.0, first.abs().max().item()):
             raise InputError(
                 f"the target is random in eval mode: two forwards of the same images differ by {difference:.3g}; "
@@ -116,7 +116,7 @@ def gradient_fault(model: Any, x: Tensor) -> str | None:
     """The reason why `model` passes no gradient to images like `x` (n, c, h, w); None if it does, even a zero one. One
     forward and one backward pass of one image; for a defense, of its `adaptive` view.
     """
-    attacked = model.adaptive() if hasattr(model, "adaptive") else model
+    attacked = model.adaptive() if hasattr(type(model), "adaptive") else model
     with eval_mode(attacked), torch.inference_mode(False), torch.enable_grad():
         leaf = x[:1].detach().clone().requires_grad_()
         try:
@@ -129,12 +129,17 @@ def gradient_fault(model: Any, x: Tensor) -> str | None:
     return DETACHED
 
 
+def _is_random(model: nn.Module) -> bool:
+    """Whether a defense in `model` is random; other modules may have an attribute of this name."""
+    return any(getattr(module, "random", None) is True for module in model.modules())
+
+
 def check_outputs(model: nn.Module, x: Tensor, logits: Tensor, *, alone: bool = True) -> None:
     """Raise InputError for the `logits` (n, k) of images `x` (n, c, h, w) that are probabilities, or (with `alone`,
     by a few more forwards of one image) depend on the batch: for models without `check_target`."""
     with eval_mode(model):
         check_no_probabilities(model, logits, x)
-        if alone and not any(getattr(module, "random", False) for module in model.modules()):
+        if alone and not _is_random(model):
             _compare_single_images(model, x, logits)
 
 
@@ -280,8 +285,8 @@ def _forward(model: nn.Module, x: Tensor) -> Any:
     except InputError:
         raise
     except Exception as error:  # whatever a user's model raises
-        made_for = getattr(model, "image_shape", None)
-        size = f"; it was made for {tuple(made_for)}" if made_for and tuple(made_for) != tuple(x.shape[1:]) else ""
+        made_for = image_shape_of(model)
+        size = f"; it was made for {made_for}" if made_for not in (None, tuple(x.shape[1:])) else ""
         one_by_one = " one at a time" if len(x) == 1 else ""
         reason = one_line(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {one_line(error)}"
         dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {x.dtype}

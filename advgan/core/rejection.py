@@ -6,12 +6,12 @@ An image with a positive one is rejected, for any logits.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def can_reject(model: Any) -> bool:
     """Whether the model can reject images."""
-    return hasattr(model, "rejection_score")
+    return callable(score := getattr(model, "rejection_score", None)) and not isinstance(score, nn.Module)
 
 
 def accepts(model: Any, x: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         if self.has_labels:
             digest.update(self.labels.numpy().tobytes())
         if isinstance(images, Tensor) and not self.random:
-            digest.update(zlib.crc32(images.contiguous().numpy()).to_bytes(4, "big"))
+            digest.update(zlib.crc32(images.contiguous().numpy().data).to_bytes(4, "big"))
         elif isinstance(images, StoredImages):
             digest.update(repr(images.names_and_sizes()).encode())
         return digest.hexdigest()

@@ -8,6 +8,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from advgan.classifiers import BlackBox, check_normalised, check_target
+from advgan.classifiers.adapters import classes_of, image_shape_of
 from advgan.classifiers.checks import NORMALISATION_IMAGES, check_batch_of, eval_mode, gradient_fault
 from advgan.core.errors import InputError, warn
 from advgan.core.terminal import bar_console
@@ -100,8 +101,8 @@ def own_input(model: Any) -> tuple[tuple[int, int, int], int | None] | None:
     """(c, h, w) of the images that a classifier was made for, and the shorter side to which photos are resized before
     the crop (None: that of the crop); None for one that does not record it."""
     undefended = unwrap(model)
-    shape, resize = getattr(undefended, "image_shape", None), getattr(undefended, "resize", None)
-    return None if shape is None else (tuple(shape), resize if type(resize) is int else None)
+    shape, resize = image_shape_of(undefended), getattr(undefended, "resize", None)
+    return None if shape is None else (shape, resize if type(resize) is int else None)
 
 
 class ClassifierLoader:
@@ -128,7 +129,7 @@ def gradient_fault_of(model: Any) -> str | None:
     undefended = unwrap(model)
     if isinstance(undefended, BlackBox):
         return f"{undefended.name} has outputs only, without a gradient"
-    shape = getattr(undefended, "image_shape", None)
+    shape = image_shape_of(undefended)
     if shape is None:
         return None
     x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
@@ -150,4 +151,4 @@ def require_gradients(model: Any) -> None:
 def class_info(model: Any) -> tuple[Sequence[str] | None, int, str]:
     """The class names of a loaded classifier (None: it has none), the number of its classes, and its name."""
     undefended = unwrap(model)
-    return getattr(undefended, "classes", None), undefended.num_classes, undefended.name
+    return classes_of(undefended), undefended.num_classes, undefended.name

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advgan.classifiers.adapters import OutputAdapter, Scripted, is_recorded
+from advgan.classifiers.adapters import OutputAdapter, Scripted, classes_of, is_recorded
 from advgan.classifiers.base import MAX_CLASSES, Classifier, ImageShape, check_shape
 from advgan.classifiers.black_box import BlackBox
 from advgan.classifiers.checkpoint import build_configured, fingerprint
@@ -62,7 +62,7 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
         raise InputError(f"the guide {type(guide).__name__} has no image_shape, expected image_shape=(c, h, w)")
     check_shape(shape, "image_shape of the guide must be (1 or 3, h, w)")
     copied = Scripted(copied) if is_recorded(copied) else copied
-    return wrap_external(copied.eval(), type(guide).__name__, tuple(shape), classes=getattr(guide, "classes", None))
+    return wrap_external(copied.eval(), type(guide).__name__, tuple(shape), classes=classes_of(guide))
 
 
 def check_guide(guide: Any, *, external: bool = False) -> None:

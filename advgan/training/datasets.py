@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from advgan.classifiers import BlackBox, check_target
+from advgan.classifiers.adapters import classes_of
 from advgan.classifiers.checks import NORMALISATION_IMAGES, gradient_fault
 from advgan.classifiers.layers import find_layer
 from advgan.core.errors import InputError, note
@@ -65,8 +66,10 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, acce
     assert isinstance(held_out.split, Split), "a stream has no labels of all its images"
     split = held_out.split if isinstance(validation, Split) else held_out.split.take(fair_order(held_out.split.labels))
     most = run.validation_images or size_defaults(split.image_shape).validation_images
-    names = getattr(unwrap(model), "classes", None) or source.classes or map(str, range(num_classes))
-    return Images(model, source.split, in_memory(split.first(most)), tuple(names), given)
+    names = classes_of(unwrap(model)) or source.classes or tuple(map(str, range(num_classes)))
+    if len(names) != num_classes:
+        raise InputError(f"classes of the model must be as many as its {num_classes} logits, got {len(names)}")
+    return Images(model, source.split, in_memory(split.first(most)), names, given)
 
 
 def checked_model(model: nn.Module, x: Tensor, y: Tensor, labelled: bool) -> nn.Module:
@@ -94,7 +97,7 @@ def labelled(model: nn.Module, source: Source, num_classes: int, name: str, *, p
         return source
     if source.classes is not None:
         data = Data("folder", split, split, split, source.classes)
-        named = relabel(data, getattr(unwrap(model), "classes", None), num_classes, "the model")
+        named = relabel(data, classes_of(unwrap(model)), num_classes, "the model")
         return Source(named.train, named.classes)
     if not split.has_labels:
         return Source(predicted_labels(split, model, progress=progress))
@@ -123,14 +126,14 @@ def checked_ensemble(first: nn.Module, others: Sequence[Any], x: Tensor, y: Tens
 
     Raises InputError for one that cannot be attacked by gradients, and for other classes than those of the first.
     """
-    k, names = logits_of(first, x[:1], x.device).shape[1], getattr(unwrap(first), "classes", None)
+    k, names = logits_of(first, x[:1], x.device).shape[1], classes_of(unwrap(first))
     models = []
     for number, other in enumerate(others, 2):
         model = checked_model(other, x, y, labelled=True)
-        count, other_names = logits_of(model, x[:1], x.device).shape[1], getattr(unwrap(model), "classes", None)
+        count, other_names = logits_of(model, x[:1], x.device).shape[1], classes_of(unwrap(model))
         if count != k:
             raise InputError(f"model {number} of the ensemble must have {k} classes like the first, got {count}")
-        if names and other_names and tuple(names) != tuple(other_names):
+        if names and other_names and names != other_names:
             raise InputError(f"model {number} of the ensemble must have the classes of the first, in the same order")
         models.append(model)
     return models

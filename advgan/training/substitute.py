@@ -25,6 +25,7 @@ from torch import nn
 
 import advgan.training as training
 from advgan.classifiers import Classifier, OutputKind
+from advgan.classifiers.adapters import classes_of
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import optional_folder
@@ -137,7 +138,7 @@ def attacker_data(
     n = num_classes or getattr(black_box, "num_classes", None) or int(labels.max()) + 1
     if int(labels.max()) >= n:
         raise InputError(f"validation has labels up to {int(labels.max())}, expected 0 to {n - 1}")
-    classes = tuple(getattr(black_box, "classes", None) or map(str, range(n)))
+    classes = classes_of(black_box) or tuple(map(str, range(n)))
     held = held_out.split.take(fair_order(labels)).first(config.validation_images)
     return Images(black_box, attacker_images(train, config), held, classes)
 

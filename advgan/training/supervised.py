@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.attacks import fgsm, pgd
+from advgan.classifiers.adapters import classes_of, image_shape_of
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean
 from advgan.core.inputs import check_columns
@@ -75,7 +76,7 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
 
     Raises InputError as `as_split`, for images without labels, and for labels beyond the model's logits.
     """
-    shape = getattr(model, "image_shape", None)
+    shape = image_shape_of(model)
     source = as_split(train, "train", shape)
     held_out = None if validation is None else as_split(validation, "validation", shape)
     for name, part in (("train", source), ("validation", held_out)):
@@ -93,7 +94,7 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
             raise InputError(
                 f"{name} has labels up to {int(labels.max())}, expected 0 to {n - 1}: the model has {n} logits"
             )
-    names = getattr(model, "classes", None) or source.classes or map(str, range(n))
+    names = classes_of(model) or source.classes or map(str, range(n))
     return Data("images in memory", split, held, held, tuple(names))
 
 

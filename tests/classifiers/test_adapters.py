@@ -1,11 +1,13 @@
 """Models that return their logits in a container, functions and exported modules are attacked like any other."""
 
+import random
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 import advgan
 from advgan import Generator, InputError
 from advgan.attacks import fgsm
-from advgan.classifiers import check_target
+from advgan.classifiers import check_target, fingerprint
 from advgan.classifiers.adapters import OutputAdapter
 
 Y = torch.arange(3).repeat(8)
@@ -95,3 +97,59 @@ def test_a_generator_guided_by_an_adapted_model_is_loaded_with_that_model(form: 
     assert not isinstance(generator.guide.model, OutputAdapter)
     generator.save(tmp_path)
     assert torch.equal(Generator.from_pretrained(tmp_path, guide=model).perturb(X), generator.perturb(X))
+
+
+class Named(nn.Module):
+    """A user's model, whose attributes have names that this library reads, with values of another kind."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 4)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"classes": 3, "image_shape": 4, "rejection_score": 0.5, "num_classes": 1000},
+        {"classes": torch.arange(4), "identity": nn.Identity(), "adaptive": nn.AdaptiveAvgPool2d(1)},
+        {"classes": np.array(["a", "b", "c", "d"]), "identity": 3, "adaptive": True, "random": random.Random(0)},
+        {"classes": lambda: 3, "rejection_score": nn.Identity(), "spec_name": "x", "settings": {}},
+    ],
+)
+def test_attributes_of_a_model_with_other_values_are_its_own(attributes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, x = Named(**attributes).eval(), torch.rand(60, 1, 4, 4)
+    y = model(x).argmax(1)
+    assert advgan.compare(model, x, y, ["fgsm", "torchattacks:APGDT:steps=2"], eps=0.1).rows[1]["status"] == "ok"
+    assert advgan.check_model(model, x).ok
+    generator = advgan.fit(model, (x, y), eps=0.1, width=4, depth=1, max_steps=2, batch_size=8, progress=False)
+    assert generator.labels in (0, 4)
+    assert fingerprint(model) != fingerprint(Named(**attributes))
+
+
+def test_names_of_another_number_than_the_logits_are_refused() -> None:
+    model, x = Named(classes=["a", "b"]).eval(), torch.rand(20, 1, 4, 4)
+    with pytest.raises(InputError, match="classes of the model must be as many as its 4 logits, got 2"):
+        advgan.fit(model, x, eps=0.1, max_steps=2, progress=False)
+
+
+class OwnCall(Named):
+    """A model of a class whose `__call__` runs no hooks, and which changes its images in place."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.linear(x.sub_(0.5).flatten(1))
+
+
+def test_calls_of_a_model_with_a_call_of_its_own_are_counted_and_get_copies() -> None:
+    torch.manual_seed(0)
+    model, x = OwnCall().eval(), torch.rand(60, 1, 4, 4)
+    y, kept = model(x.clone()).argmax(1), x.clone()
+    row = advgan.compare(model, x, y, "pgd:steps=3", eps=0.1).rows[0]
+    assert (row["status"], row["forwards_per_image"], row["backwards_per_image"]) == ("ok", 3.0, 3.0)
+    advgan.fit(model, (x, y), eps=0.1, width=4, depth=1, max_steps=2, batch_size=8, progress=False)
+    assert torch.equal(x, kept)
