@@ -83,7 +83,7 @@ def _in_the_report(summary: Summary) -> list[RenderableType]:
     """One line with what the terminal leaves out."""
     left_out = [f"checks of validity ({count_checks(summary)})"] if summary.get("sanity") else []
     left_out += ["local optimality"] if optimality(summary) else []
-    left_out += ["images from which on a generator is cheaper"] if cost(summary) else []
+    left_out += ["the number of images from which on a generator is cheaper"] if cost(summary) else []
     left_out += ["pairs of attacks on the same images (McNemar's test)"] if mcnemar(summary) else []
     left_out += ["the meaning of the columns"] if summary.get("rows") else []
     return [Text(f"In the report: {', '.join(left_out)}", style="dim")] if left_out else []
