@@ -374,6 +374,7 @@ def test_unreadable_file_raises(tmp_path):
         ("net.classes = list(range(3))", r"classes of .*net.py:net must be a sequence of str, .* got \[0, 1, 2\]"),
         ("net.classes = {0: 'cat', 1: 'dog', 2: 'frog'}", r"classes of .* sequence of str, .* got \{0: 'cat'"),
         ("import numpy; net.classes = numpy.array(['a', 'b', 'c'])", r"classes of .* sequence of str, .* got array"),
+        ("net.classes = nn.Linear(2, 2); net.image_shape = 5", "image_shape of"),
         ("net.classes = 'abc'", r"classes of .* must be a sequence of str, .* got 'abc'"),
         ("net.image_shape = 28", r"image_shape of .*net.py:net must be three positive ints .* got 28"),
         ("net.image_shape = (28, 28)", r"image_shape of .* three positive ints .* got \(28, 28\)"),

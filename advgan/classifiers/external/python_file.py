@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from advgan.classifiers.adapters import Scripted, is_recorded
+from advgan.classifiers.adapters import Scripted, classes_of, is_recorded
 from advgan.classifiers.base import ImageShape
 from advgan.classifiers.black_box import BlackBox, Predict
 from advgan.classifiers.checks import check_weights
@@ -115,8 +115,7 @@ def _with_imports(predict: Predict, import_folder: ImportFolder) -> Predict:
 
 def _class_names(model: nn.Module, name: str) -> Sequence[str] | None:
     """The attribute `classes` of a model, with ImageNet's names for "imagenet"; None without one."""
-    classes: Sequence[str] | None = getattr(model, "classes", None)
-    return class_names() if isinstance(classes, str) else classes
+    return class_names() if isinstance(getattr(model, "classes", None), str) else classes_of(model)
 
 
 def _check_model(model: nn.Module, name: str) -> None:
@@ -130,7 +129,8 @@ def _check_model(model: nn.Module, name: str) -> None:
             f"{reprlib.repr(shape)}"
         )
     named = isinstance(classes, Sequence) and not isinstance(classes, str) and all(isinstance(c, str) for c in classes)
-    if classes is not None and not (named or (isinstance(classes, str) and classes == IMAGENET)):
+    names = not (isinstance(classes, int) or callable(classes))  # else their number, or a layer
+    if classes is not None and names and not (named or (isinstance(classes, str) and classes == IMAGENET)):
         raise InputError(
             f"classes of the model of {name} must be a sequence of str, as many as it has logits, or {IMAGENET!r}, "
             f"got {reprlib.repr(classes)}"
