@@ -261,8 +261,9 @@ def test_terminal_leaves_to_the_report_what_nobody_has_to_act_on() -> None:
     assert "○" not in text
     assert "12,345" not in text
     assert (
-        "In the report: checks of validity (1 violated, 1 holds, 1 not tested), local optimality, images from which on "
-        "a generator is cheaper, pairs of attacks on the same images (McNemar's test), the meaning of the columns"
+        "In the report: checks of validity (1 violated, 1 holds, 1 not tested), local optimality, the number of images "
+        "from which on a generator is cheaper, pairs of attacks on the same images (McNemar's test), the meaning of "
+        "the columns"
     ) in text
 
 
