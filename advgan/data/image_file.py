@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,3 +127,10 @@ def as_array(image: Image.Image) -> np.ndarray:
 
 def name_of(source: ImageSource) -> str:
     return source if isinstance(source, str) else source.name
+
+
+def size_of(source: ImageSource) -> int:
+    """The bytes of an encoded image; 0 for a file that is gone, which is an error when it is decoded."""
+    if isinstance(source, str):
+        return os.path.getsize(source) if os.path.exists(source) else 0
+    return len(source.data)

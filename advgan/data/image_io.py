@@ -28,6 +28,7 @@ from advgan.data.image_file import (
     name_of,
     open_image,
     random_crop,
+    size_of,
 )
 
 SIZED = 64  # images whose sizes in bytes are part of a set's fingerprint
@@ -79,7 +80,7 @@ class StoredImages:
         names = ["/".join(Path(name_of(files[i])).parts[-2:]) for i in self.order if files]
         spread = {self.order[i] for i in np.linspace(0, len(self) - 1, min(SIZED, len(self))).astype(int)}
         some = [self.sources[i] for i in sorted(spread)]
-        return names + [os.path.getsize(source) if isinstance(source, str) else len(source.data) for source in some]
+        return names + [size_of(source) for source in some]
 
     def random_crops(self, indices: Sequence[int], seed: Sequence[int]) -> Tensor:
         """A random crop of each image at `indices` (`image_file.random_crop`), a function of `seed` and its index."""

@@ -7,6 +7,7 @@ any number of them has the same batches. With at least as many lanes, each reads
 read the same shards and decode different parts.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from advgan.core.errors import InputError, listing, note
-from advgan.data.image_file import ImageSource
+from advgan.data.image_file import ImageSource, size_of
 from advgan.data.image_io import StoredImages
 from advgan.data.split import Data, Split
 
@@ -108,8 +109,9 @@ class Stream(Split):
         return Split(images, labels)
 
     def fingerprint(self) -> str:
-        """That of one image of each shard, of `LANES` at most."""
-        return self.first(min(len(self.shards), LANES)).fingerprint()
+        """SHA-256 of the labels and sizes in bytes of one image of each shard, of `LANES` at most."""
+        examples = islice(self._in_turn(), min(len(self.shards), LANES))
+        return hashlib.sha256(repr([(size_of(source), label) for source, label in examples]).encode()).hexdigest()
 
     def _in_turn(self) -> Iterator[Example]:
         steps = -(-len(self.shards) // LANES)

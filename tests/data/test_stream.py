@@ -234,3 +234,11 @@ def test_sample_of_sorted_shards_is_noted(capsys: pytest.CaptureFixture[str]) ->
     assert "note: numbered: the first 40 images of its shards have only 2 of 10 classes" in capsys.readouterr().err
     split.first(200)
     assert capsys.readouterr().err == ""
+
+
+def test_fingerprint_is_of_one_image_a_shard() -> None:
+    first = stream(5, 7)
+    assert first.fingerprint() == stream(5, 7).fingerprint()
+    assert first.shards.read_from == {0: 1, 1: 1}
+    assert first.fingerprint() != stream(6, 7).fingerprint()
+    assert first.fingerprint() != stream(5, 7, 1).fingerprint()
