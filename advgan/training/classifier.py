@@ -88,7 +88,7 @@ def train_classifier(
         config: settings of the steps (`ClassifierConfig`); `settings` replaces single ones, like epochs=5, shift=0.
         accelerator: an existing Accelerator; None: one of the launched processes, or of this one.
         output_dir: where the best weights, the state for `resume` and TensorBoard's logs are kept; None: nowhere.
-        resume, overwrite: continue the run in `output_dir`, with the same settings; or replace it.
+        resume, overwrite: continue the run in `output_dir`, with the same settings and images; or replace it.
         progress: a progress bar and a line per validation.
 
     Raises:

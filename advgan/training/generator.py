@@ -102,7 +102,7 @@ def fit(
             training ends.
         accelerator: an existing Accelerator; None: a new one, for the launched processes or for this one.
         output_dir: where the best generator, the state for `resume` and TensorBoard's logs are kept; None: nowhere.
-        resume, overwrite: continue the run in `output_dir`, with the same settings; or replace it.
+        resume, overwrite: continue the run in `output_dir`, with the same settings and images; or replace it.
         init: initial weights: a Generator of the same kind, or where one was saved.
         description: names that the programs write into the files of `output_dir`.
         settings: single settings by name: width=64, epochs=5, seed=1. All are in `help` of GeneratorConfig, LossConfig,
