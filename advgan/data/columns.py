@@ -10,6 +10,7 @@ from advgan.core.errors import InputError, did_you_mean, listing
 from advgan.core.optional import require_package
 from advgan.data.classes import class_order
 from advgan.data.image_file import ImageSource, InMemoryImage
+from advgan.data.label_file import MISSING
 
 CLASSES = "classes.txt"  # beside the shards: one name a line
 MAX_CLASSES = 100_000  # for labels without names
@@ -20,7 +21,8 @@ Names = tuple[str, ...] | None  # of a ClassLabel column, in the order of its nu
 def plain_label(value: Any, names: Names, where: str) -> str | int | None:
     """A label as a class name or number: the name for a column with `names`; the element of a list of one.
 
-    None and negative numbers, for a missing label, are returned unchanged. Raises InputError for other types.
+    None and negative numbers, for a missing label, are returned unchanged; None for NaN and empty text. Raises
+    InputError for other types.
     """
     label = value
     if isinstance(label, list | tuple) and len(label) == 1:
@@ -29,6 +31,10 @@ def plain_label(value: Any, names: Names, where: str) -> str | int | None:
         label = label.item()
     if isinstance(label, bytes):
         label = label.decode("utf-8", "replace").strip()
+    if (isinstance(label, float) and label != label) or (
+        isinstance(label, str) and label.strip().casefold() in MISSING
+    ):
+        return None
     if label is not None and not isinstance(label, str | int):
         raise InputError(
             f"{where}: a label is a whole number or a name, alone or in a list of one, got {shorten(value)}"

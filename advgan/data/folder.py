@@ -21,7 +21,7 @@ from advgan.data.image_io import (
     resizing_text,
     split_images,
 )
-from advgan.data.label_file import SUFFIXES, ImageTable, labels_of_files, listed_files, read_table
+from advgan.data.label_file import SUFFIXES, ImageTable, labels_of_files, listed_files, no_labels, read_table
 from advgan.data.split import Data, Split, fair_order, stratified_holdout
 from advgan.data.walk import identity, image_files, is_data_name, is_image_name
 
@@ -284,6 +284,8 @@ def _listed(path: Path, labels: Labels, root: Path) -> Photos:
     names = None if labels.predicted else table.labels
     if labels.file is not None:
         names = labels_of_files(labels.table(labels.file), paths, (root,))
+    elif table.labels is None and table.columns and not labels.predicted:
+        note(no_labels(table))
     return Photos(paths, names, {str(path): paths})
 
 

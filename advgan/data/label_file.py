@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from advgan.core.errors import InputError, did_you_mean, listing
+from advgan.core.errors import InputError, did_you_mean, listing, note
+from advgan.data.image_file import EXTENSIONS
 
-FILE = ("file", "filename", "file_name", "image", "img", "path")
-LABEL = ("label", "labels", "cls", "class")
+FILE = (
+    *("file", "filename", "file_name", "image", "img", "path", "filepath", "file_path", "image_path", "image_name"),
+    *("image_id", "img_id", "id"),
+)
+LABEL = ("label", "labels", "cls", "class", "class_name", "class_id", "target", "category", "breed", "species")
 SUFFIXES = (".csv", ".txt")
 SEPARATORS = ",;\t"  # the commonest of the header's; of equals the first
 NUMBER = re.compile(r"(-?\d+)(\.0*)?")
 GAPS = ("nan", "none", "null", "na", "n/a")
+MISSING = ("", "nan", "<na>")  # among names, where None and NA may be classes
 
 
 class ImageTable(NamedTuple):
@@ -23,11 +28,13 @@ class ImageTable(NamedTuple):
     path: Path
     files: list[str]
     labels: list[str] | None
+    columns: Sequence[str] = ()  # but that of the files
 
 
 def read_table(path: Path, image_column: str | None = None, label_column: str | None = None) -> ImageTable:
     """A list of images: of a .txt file each line, of a .csv file the columns `image_column` and `label_column` (None:
-    by their names, `FILE` and `LABEL`), between commas, semicolons or tabs.
+    by their names, `FILE` and `LABEL`), between commas, semicolons or tabs. Without a column of labels, columns of
+    zeros and a single one in each row are those of the classes, with a note on stderr.
 
     Raises InputError for a file that is not UTF-8, has no such columns or no rows, a name twice, a row without label.
     """
@@ -65,19 +72,43 @@ def _read_csv(path: Path, lines: list[str], image_column: str | None, label_colu
     if not all(files):
         raise InputError(f"{path} row {files.index('') + 1} has no file")
     if label is None:
-        return ImageTable(path, files, None)
+        columns = [column for column in header if column and column != file]
+        return ImageTable(path, files, _one_hot(path, rows, columns), columns)
+    if others := [name for name in header if name.casefold() in LABEL and name != label and label_column is None]:
+        note(f"labels of {path} are those in the column {label}, not {listing(others)}: --label-column chooses")
     labels = [(row[label] or "").strip() for row in rows]
-    if not all(labels):
-        raise InputError(f"{path} row {labels.index('') + 1} has no label, expected one for each file or for none")
     return ImageTable(path, files, _whole_numbers(path, labels))
+
+
+def _one_hot(path: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> list[str] | None:
+    """The name of the column that is 1 in each row, where all `columns` are zeros and ones; None where they are not.
+
+    Raises InputError for a row without a one, or with several.
+    """
+    values = [[(row[column] or "").strip() for column in columns] for row in rows]
+    if len(columns) < 2 or not all(re.fullmatch(r"[01](\.0*)?", value) for row in values for value in row):
+        return None
+    ones = [[name for name, value in zip(columns, row, strict=True) if value[0] == "1"] for row in values]
+    for number, names in enumerate(ones, 1):
+        if len(names) != 1:
+            raise InputError(
+                f"{path} row {number} is 1 in {len(names)} of the columns {listing(columns)}, expected one"
+            )
+    note(f"labels of {path} are the columns {listing(columns)}, of which one is 1 in each row")
+    return [name for (name,) in ones]
 
 
 def _whole_numbers(path: Path, labels: list[str]) -> list[str]:
     """Labels that are all numbers without their decimals (3.0), which tables with gaps have; others as they are.
 
-    Raises InputError for a gap (NaN) or a negative number among numbers.
+    Raises InputError for no label, a gap (NaN) or a negative number among numbers, NaN among names.
     """
     numbers = [NUMBER.fullmatch(label) for label in labels]
+    for row, label in enumerate(labels, 1):
+        if label.casefold() in MISSING and (not label or not any(numbers)):
+            raise InputError(
+                f"{path} row {row} has no label{label and f' ({label})'}, expected one for each file or for none"
+            )
     if not any(numbers) or not all(m or label.casefold() in GAPS for m, label in zip(numbers, labels, strict=True)):
         return labels
     for row, number in enumerate(numbers, 1):
@@ -103,13 +134,14 @@ def _repeated(names: Sequence[str]) -> list[str]:
 
 
 def listed_files(table: ImageTable) -> list[str]:
-    """The paths of the files of a list: beside it, or in the folder of its name (test.csv: test/).
+    """The paths of the files of a list: beside it, or in the folder of its name (test.csv: test/), with or without
+    their suffix.
 
     Raises InputError for those that are missing.
     """
     bases = [table.path.parent, table.path.with_suffix("")]
-    found = [[os.path.join(base, name) for name in table.files] for base in bases]
-    paths = max(found, key=lambda paths: sum(map(os.path.isfile, paths[:100])))
+    found = [[_with_suffix(os.path.join(base, name)) for name in table.files] for base in bases]
+    paths = max(found, key=lambda paths: sum(map(os.path.isfile, paths)))
     if missing := [name for name, path in zip(table.files, paths, strict=True) if not os.path.isfile(path)]:
         raise InputError(
             f"{len(missing)} of {len(paths)} files of {table.path} are missing: {listing(missing)}; expected them in "
@@ -118,19 +150,36 @@ def listed_files(table: ImageTable) -> list[str]:
     return paths
 
 
+def _with_suffix(path: str) -> str:
+    """`path`, or the only image that it is without its suffix."""
+    if os.path.isfile(path):
+        return path
+    named = [path + suffix for case in (str.lower, str.upper) for suffix in map(case, EXTENSIONS)]
+    images = [name for name in named if os.path.isfile(name)]
+    return images[0] if len(images) == 1 else path
+
+
+def no_labels(table: ImageTable) -> str:
+    """What a table without labels has instead."""
+    got = f", got {listing(table.columns)}" if table.columns else ""
+    return f"{table.path} has no column of labels: expected {LABEL[0]}, or --label-column{got}"
+
+
 def labels_of_files(table: ImageTable, paths: Sequence[str], folders: Sequence[Path]) -> list[str] | None:
-    """The label of each of the images at `paths`, by its name below one of the `folders`, or its file name alone; None
-    where the table has none of them.
+    """The label of each of the images at `paths`, by its name below one of the `folders`, or its file name alone, each
+    with or without its suffix; None where the table has none of them.
 
     Raises InputError for a table without labels, for a row that several images fit, and for images without a row.
     """
     if table.labels is None:
-        raise InputError(f"{table.path} has no column of labels: expected {LABEL[0]}, or --label-column")
+        raise InputError(no_labels(table))
     labels = dict(zip(table.files, table.labels, strict=True))
     names: list[str | None] = []
     for path in paths:
         below = [os.path.relpath(path, folder).replace(os.sep, "/") for folder in folders]
-        names.append(next((name for name in (*below, os.path.basename(path)) if name in labels), None))
+        known = [*below, os.path.basename(path)]
+        known += [os.path.splitext(name)[0] for name in known]
+        names.append(next((name for name in known if name in labels), None))
     rows = [name for name in names if name is not None]
     if not rows:
         return None

@@ -486,6 +486,22 @@ def test_labels_with_decimals_are_class_numbers(tmp_path: Path, capsys: pytest.C
     assert "labels.csv is not read: --labels-file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("header", ["id,breed", "image_id,a,b", "Id,target", "filename,class,category"])
+@pytest.mark.parametrize("form", ["labels_file", "beside", "list"])
+def test_tables_of_names_without_suffix_and_of_one_hot_labels(header: str, form: str, tmp_path: Path) -> None:
+    names = write_photos(tmp_path / "test")
+    rows = [(name.removesuffix(".png"), ("1.0,0.0" if i % 2 else "0.0,1.0")) for i, name in enumerate(names)]
+    if "a,b" not in header:
+        rows = [(name, ",".join(["ab"[label == "0.0,1.0"]] * header.count(","))) for name, label in rows]
+    csv = write_labels(tmp_path / ("labels.csv" if form == "labels_file" else "test.csv"), rows, header)
+    root = csv if form == "list" else tmp_path / "test"
+    data = load_data("folder", root, labels_file=csv if form == "labels_file" else None)
+    assert data.classes == ("a", "b")
+    for i, name in enumerate(names):
+        pixels = np.asarray(Image.open(tmp_path / "test" / name)).transpose(2, 0, 1)
+        assert pixels.tobytes() in images_of(data.test, (i + 1) % 2)
+
+
 def test_list_of_files_without_labels(tmp_path: Path) -> None:
     names = write_photos(tmp_path / "photos")
     (tmp_path / "train.txt").write_text("\n".join(str(tmp_path / "photos" / name) for name in names[:10]))
@@ -503,6 +519,9 @@ def test_list_of_files_without_labels(tmp_path: Path) -> None:
         ("file,label\n", r"labels.csv has no rows, expected one for each image"),
         ("file,label\n00.png,1\n00.png,2\n", r"has 00.png more than once, expected each file once"),
         ("file,label\n00.png,\n", r"labels.csv row 1 has no label"),
+        ("file,label\n00.png,cat\n01.png,NaN\n", r"labels.csv row 2 has no label \(NaN\), expected one for each file"),
+        ("image_id,a,b\n00,1,0\n01,1,1\n", r"labels.csv row 2 is 1 in 2 of the columns a, b, expected one"),
+        ("id,has_cactus\n00,1\n", r"no column of labels: expected label, or --label-column, got has_cactus$"),
         ("file,label\n00.png,1.0\n01.png,nan\n", r"labels.csv row 2 has the label nan, expected whole numbers"),
         ("file,label\n00.png,-1\n01.png,0\n", r"labels.csv row 1 has the label -1, expected whole numbers"),
         ("file,label,label\n00.png,1,0\n", r"labels.csv has the column label more than once"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import tarfile
 from collections.abc import Callable, Sequence
@@ -231,6 +232,11 @@ def test_plain_label_types(value: Any, expected: int | str) -> None:
     assert label == expected
     assert type(label) is type(expected)
     assert plain_label(2, ("cat", "dog", "ox"), "row 3") == "ox"
+
+
+@pytest.mark.parametrize("value", [None, "", " ", "NaN", b"", math.nan, np.float32("nan"), [""]])
+def test_empty_text_and_nan_are_missing_labels(value: Any) -> None:
+    assert plain_label(value, None, "row 3") is None
 
 
 @pytest.mark.parametrize("value", [[1, 2], [], {"id": 1}, 1.0, 1.5, np.float32(2), np.array([1, 2]), [[1]], [None, 1]])
