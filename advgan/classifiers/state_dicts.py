@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError, note, one_line
 from advgan.core.files import check_downloaded
+from advgan.core.json_files import read_object
 from advgan.core.shipped import existing_or_shipped
 from advgan.core.weights import COUNTERS, M, describe_mismatch, load_weights, read_weights, shapes_of
 
+INDEX = ".index.json"  # names the file of each tensor, of weights in shards
 MAX_ENTRIES = 200_000  # of a file, nested ones counted
 
 # Name parts of wrappers, anywhere in a name: DataParallel, torch.compile, FSDP, activation checkpointing.
@@ -65,11 +67,12 @@ class Match:
 
 
 def weights_file(weights: Path | str) -> tuple[Path, bool]:
-    """The file of `weights`: a file, a directory with model.safetensors, or a shipped one's name; and whether
-    ":by-order" follows. Raises InputError for none.
+    """The file of `weights`: a file, a directory with model.safetensors (or the index of its shards), or a shipped
+    one's name; and whether ":by-order" follows. Raises InputError for none.
     """
     path, by_order = existing_or_shipped(Path(str(weights).removesuffix(BY_ORDER))), str(weights).endswith(BY_ORDER)
-    candidates = [path, path / "model.safetensors", path / "classifier" / "model.safetensors"]
+    names = "model.safetensors", "classifier/model.safetensors", f"model.safetensors{INDEX}"
+    candidates = [path, *(path / name for name in names)]
     file = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if file is None:
         actual = "a directory without them" if os.path.isdir(path) else "nothing"
@@ -79,22 +82,14 @@ def weights_file(weights: Path | str) -> tuple[Path, bool]:
 
 
 def read_file(path: Path, *, config: Mapping[str, Any] | None = None) -> WeightsFile:
-    """The tensors in the file `path`, .safetensors or anything else that torch.load reads with weights_only=True.
+    """The tensors in the file `path`, .safetensors or anything else that torch.load reads with weights_only=True; or in
+    the files beside it that it lists, as .index.json.
 
     config   the content of its config.json, whose digest the file may hold
 
     Raises InputError for a file that cannot be read, holds no tensors, or was saved with another config.json.
     """
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = read_weights(path, config=config)
-        else:
-            check_downloaded(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"cannot read weights {one_line(error)}") from None
-    except Exception as error:  # a damaged file can end in nearly any exception
-        raise _read_error(path, error) from None
+    content = _read_shards(path) if path.name.endswith(INDEX) else _read_content(path, config)
     file = WeightsFile(path)
     _collect(file, content, "", "", 0)
     if not file.tensors or not isinstance(content, Mapping):
@@ -104,6 +99,33 @@ def read_file(path: Path, *, config: Mapping[str, Any] | None = None) -> Weights
             f"torch.save(model.state_dict(), FILE) writes it{contents}"
         )
     return file
+
+
+def _read_content(path: Path, config: Mapping[str, Any] | None = None) -> Any:
+    """The content of one file. Raises InputError as `read_file`."""
+    try:
+        if path.suffix == ".safetensors":
+            return read_weights(path, config=config)
+        check_downloaded(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"cannot read weights {one_line(error)}") from None
+    except Exception as error:  # a damaged file can end in nearly any exception
+        raise _read_error(path, error) from None
+
+
+def _read_shards(index: Path) -> dict[str, Any]:
+    """The tensors that the file `index` lists, from the files beside it. Raises InputError for one that is missing."""
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(
+        isinstance(name, str) and name and Path(name).name == name for name in places.values()
+    ):
+        raise InputError(f"{index} has no weight_map, expected a file beside it for each tensor")
+    shards = {name: _read_content(index.with_name(name)) for name in sorted(set(places.values()))}
+    for tensor, name in places.items():
+        if not isinstance(shards[name], Mapping) or tensor not in shards[name]:
+            raise InputError(f"{index.with_name(name)} lacks {tensor}, which {index.name} places there")
+    return {tensor: shards[name][tensor] for tensor, name in places.items()}
 
 
 def match_weights(model: nn.Module, file: WeightsFile, description: str, *, by_order: bool = False) -> Match:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advgan.attacks.common import check_classes, check_inputs, frozen_eval
 from advgan.attacks.registry import AttackerAccess, AttackFn, AttackKind
 from advgan.classifiers import BlackBox
-from advgan.classifiers.adapters import check_not_recorded
+from advgan.classifiers.adapters import check_not_recorded, with_hooks
 from advgan.classifiers.checks import check_outputs, mode_dependent
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
@@ -163,6 +163,10 @@ def _check_arguments(
     if threat.targeted != (y_target is not None):
         raise InputError(f"threat.targeted is {threat.targeted}, expected a y_target to match, got {y_target}")
     check_not_recorded(target)
+    if with_hooks(unwrap(target)) is not unwrap(target):
+        raise InputError(
+            "calls of a module with its own __call__ are not counted: model = check_target(model, x, classes)"
+        )
     if any(getattr(module, "training", False) for module in target.modules()):
         raise InputError(f"the target is in training mode{mode_dependent(target)}, expected target.eval()")
     if not len(x) or batch_size < 1:

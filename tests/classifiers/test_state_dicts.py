@@ -1,6 +1,7 @@
 """Third-party weight files: nested keys and prefixes, tensor kinds, order of entries."""
 
 import argparse
+import json
 import re
 import warnings
 from collections.abc import Callable
@@ -254,3 +255,26 @@ def test_recursive_and_huge_lists_are_refused(file: Path) -> None:
     for content in (endless, grown):
         with pytest.raises(InputError, match="holds too much"):
             load_saved({"x": content, **STATE}, file)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_shards_are_read_by_their_index(suffix: str, tmp_path: Path) -> None:
+    names = list(STATE)
+    places = {name: f"model-0000{1 + (i % 2)}-of-00002.{suffix}" for i, name in enumerate(names)}
+    for shard in set(places.values()):
+        part = {name: STATE[name].contiguous() for name in names if places[name] == shard}
+        (save_file if suffix == "safetensors" else torch.save)(part, tmp_path / shard)
+    index = tmp_path / f"model.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    for weights in (index, tmp_path) if suffix == "safetensors" else (index,):
+        loaded = load_target(NAME, weights).state_dict()
+        assert all(torch.equal(loaded[name], STATE[name]) for name in names)
+    index.write_text(json.dumps({"weight_map": places | {"a": places[names[0]]}}))
+    with pytest.raises(InputError, match=f"model-00001-of-00002.{suffix} lacks a, which model.{suffix}.index.json pl"):
+        load_target(NAME, index)
+    for wrong in ({}, {"weight_map": {"a": "../x.safetensors"}}, {"weight_map": {"a": ""}}):
+        index.write_text(json.dumps(wrong))
+        with pytest.raises(
+            InputError, match=r"index\.json has no weight_map, expected a file beside it for each tensor"
+        ):
+            load_target(NAME, index)

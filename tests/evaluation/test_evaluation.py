@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from advgan.analysis.worst_case import worst_case
 from advgan.attacks import AttackFn, ifgsm, make_attack
+from advgan.classifiers import check_target
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.evaluation import ROW_KEYS, Result, environment, evaluate, predict, verify, wilson
@@ -365,6 +366,18 @@ def test_invalid_input_raises(change: dict[str, Any], message: str, model: Brigh
 def test_training_mode_raises(model: Brightness) -> None:
     with pytest.raises(InputError, match="training mode"):
         run(crash, model.train())
+
+
+class OwnCall(Brightness):
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+
+def test_model_with_its_own_call_is_counted_or_refused() -> None:
+    with pytest.raises(InputError, match=r"own __call__ are not counted: model = check_target\(model, x, classes\)"):
+        run(crash, OwnCall().eval())
+    checked = check_target(OwnCall().eval(), X, 3)
+    assert run(partial(ifgsm, checked, eps=0.1, steps=4), checked).row["forwards_per_image"] == 4
 
 
 # Statistics and environment
