@@ -114,7 +114,7 @@ class ResultCache:
         if self.directory is not None:
             key = self._key(spec, victim, widest, y_target=y_target, seed=seed, generator=generator, source=source)
             folder = self.directory / _folder_name(key)
-        result = None if folder is None or self.fresh else self._read(folder)
+        result = None if folder is None or self.fresh else self._read(folder, key)
         if result is None:
             for model in (victim, origin):
                 reseed(model.model, seed)
@@ -188,17 +188,22 @@ class ResultCache:
             **({"survive": self.transforms.names} if self.transforms else {}),
         }
 
-    def _read(self, folder: Path) -> Result | None:
-        """A stored result; None without one, and with a warning for a damaged one."""
+    def _read(self, folder: Path, key: dict[str, Any]) -> Result | None:
+        """The stored result of `key`; None without one, and with a warning for a damaged one."""
         if not folder.is_dir():
             return None
         try:
             stored = read_object(folder / "cell.json")
             tensors = read_weights(folder / "records.safetensors", config=stored, digests=True)
             records, row = {name: tensors[name] for name in stored["columns"]}, stored["row"]
-            if row.keys() != set(ROW_KEYS) or {len(column) for column in records.values()} != {len(self.x)}:
+            if _digest(stored["key"]) != _digest(key):
+                raise ValueError("it is another result's")
+            x_adv, kept = tensors[X_ADV], self.x[: self.keep]
+            if row.keys() != set(ROW_KEYS) or {tuple(column.shape) for column in records.values()} != {(len(self.x),)}:
                 raise ValueError("other columns or another number of images")
-            return Result({name: row[name] for name in ROW_KEYS}, records, tensors[X_ADV])
+            if (x_adv.shape, x_adv.dtype) != (kept.shape, kept.dtype) or any(map(torch.is_complex, records.values())):
+                raise ValueError("other images, or columns that are no numbers")
+            return Result({name: row[name] for name in ROW_KEYS}, records, x_adv)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             warn(f"the cached result {folder} is damaged and is computed again: {one_line(error)}")
             return None

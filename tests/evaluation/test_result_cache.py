@@ -1,5 +1,6 @@
 """ResultCache: results are run once, stored whole, and reused only if nothing that decides them has changed."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,20 @@ def test_changed_input_or_damaged_entry_is_rerun(
     again = ResultCache(tmp_path, cells.x, Y, batch_size=words["batch_size"])
     again.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
     assert again.cache_hits == 1
+
+
+def test_result_of_another_attack_is_not_used(
+    victim: TargetModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ResultCache(tmp_path, X, Y).run(FGSM, victim, BALL)
+    (folder,) = tmp_path.glob("*fgsm*")
+    ResultCache(tmp_path, X, Y).run(NOISE, victim, BALL)
+    (other,) = tmp_path.glob("*noise*")
+    shutil.copytree(other, folder, dirs_exist_ok=True)
+    again = ResultCache(tmp_path, X, Y)
+    assert same(again.run(FGSM, victim, BALL), made)
+    assert again.cache_hits == 0
+    assert "is damaged and is computed again: it is another result's" in capsys.readouterr().err
 
 
 def test_seed_is_part_of_key_for_random_attacks_only(victim: TargetModel, tmp_path: Path) -> None:
