@@ -73,7 +73,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return sha256.hexdigest()
 
 
-def read_checkpoint(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+def read_checkpoint(folder: Path, config: Mapping[str, Any] | None) -> dict[str, Tensor]:
     """The weights in model.safetensors in `folder`, whose config.json holds `config`. Raises InputError for damaged
     ones, and for those that were saved with another config.json."""
     file = folder / "model.safetensors"

@@ -151,7 +151,7 @@ class ClassifierTraining(SupervisedTraining):
         files = RunDirectory(place, accelerator, record, total, "classifier")
         files.open_state(self.schedule, images=(data.train, data.validation), schedules=(self.schedule,))
         super().__init__(data, config, accelerator, files, total=total, between=steps_between)
-        self.best = files.saved_weights()
+        self.best = files.saved_weights(net)
         self.features = self._cached_features()
 
     def _cached_features(self) -> CachedFeatures | None:

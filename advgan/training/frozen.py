@@ -10,11 +10,10 @@ from torch import nn
 
 from advgan.classifiers.adapters import as_module
 from advgan.classifiers.checks import check_weights
-from advgan.core.errors import InputError
 from advgan.core.inputs import copy_images
 from advgan.core.random_state import float32_default, preserved_random_states
 from advgan.training.run_directory import Place
-from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
+from advgan.training.runtime.distributed import check_threads, make_accelerator, restored_accelerator
 
 
 @contextmanager
@@ -55,8 +54,7 @@ def frozen(model: Any, device: torch.device) -> Iterator[nn.Module]:
 def process_settings(threads: int | None) -> Iterator[None]:
     """A block with gradients and new tensors of float32, on `threads` CPU threads (None: as many as before), whose
     random draws and thread count leave no trace."""
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+    check_threads(threads)
     before = torch.get_num_threads()
     try:
         with preserved_random_states(), float32_default(), torch.inference_mode(False), torch.enable_grad():

@@ -330,7 +330,7 @@ class GeneratorTraining:
         splits = splits if self.images.labelled else [split.unlabelled() for split in splits]
         self.files.open_state(schedule, self.trainer.averaged, images=splits, schedules=(schedule,))
         self.trainer.step = self.record["step"]
-        self.best = self.files.saved_weights()
+        self.best = self.files.saved_weights(self.trainer.net)
 
     def run(self, callbacks: Sequence[Callback] = ()) -> Generator:
         """Take the steps that are left; the generator with its best weights. Raises as `fit`."""

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch.distributed as dist
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.files import sweep
+from advgan.core.json_files import read_object
 from advgan.core.lock import LOCK, acquire, release
+from advgan.core.weights import mismatch, read_checkpoint
 from advgan.data import Split
 from advgan.training.runtime.checkpoint import IMAGES, Checkpointer, TrainState, clear, latest_state, saving
 from advgan.training.runtime.loop import Interrupted, Terminated, open_log
@@ -218,10 +220,17 @@ class RunDirectory:
         if code:
             raise Terminated(code)
 
-    def saved_weights(self) -> dict[str, Any] | None:
-        """Weights of the best model before a resume."""
-        file = None if self.directory is None else self.directory / self.place.artefact / "model.safetensors"
-        return load_file(file) if file is not None and self.place.resume and file.exists() else None
+    def saved_weights(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """The weights of the best `model` before a resume; None before the first validation. Raises InputError where
+        they are missing, damaged or another model's."""
+        folder = None if self.directory is None or not self.place.resume else self.directory / self.place.artefact
+        if folder is None or (self.record["best"] < 0 and not folder.exists()):
+            return None
+        config = read_object(folder / "config.json") if (folder / "config.json").exists() else None
+        tensors = read_checkpoint(folder, config)
+        if problems := mismatch(model, tensors):
+            raise InputError(f"cannot resume: the weights in {folder} are another model's ({problems})")
+        return tensors
 
 
 def save_settings(settings: Any, accelerator: Accelerator) -> None:

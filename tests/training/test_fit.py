@@ -372,6 +372,11 @@ def test_signal_saves_the_state_and_resume_equals_an_uninterrupted_run(
         advgan.fit(Linear(), images, **place, resume=True, kappa=1.0, **SMALL)
     with pytest.raises(InputError, match="resumed with its own settings, but width was 8, now 16"):
         advgan.fit(Linear(), images, **place, resume=True, **{**SMALL, "width": 16})
+    file = tmp_path / "generator" / "model.safetensors"
+    for damaged, message in ((file.read_bytes()[:500], "is damaged"), (None, "no weights in")):
+        file.unlink() if damaged is None else file.write_bytes(damaged)
+        with pytest.raises(InputError, match=message):
+            advgan.fit(Linear(), images, **place, resume=True, **SMALL)
 
 
 def test_a_run_is_resumed_with_its_own_images(

@@ -64,11 +64,17 @@ def test_state_of_another_version_is_refused(saved):
     record["shown_warnings"] = []
     with pytest.raises(InputError, match="it has no shown_warnings: another version of advgan saved it"):
         state.load()
+    del record.values["shown_warnings"]
+    record["settings"] = []
+    with pytest.raises(InputError, match="its settings is of type dict, not list"):
+        state.load()
 
 
 def test_a_newer_state_replaces_the_older_one(saved):
     state, _, _, directory = saved
+    (directory / "state" / "generator" / ".DS_Store").touch()
     state.save(12)
+    (directory / "state" / "generator" / ".DS_Store").unlink()
     assert [p.name for p in (directory / "state" / "generator").iterdir()] == ["step-0000012"]
     clear(directory, "generator")
     assert training.latest_state(directory, "generator") is None
@@ -103,6 +109,7 @@ def test_the_end_of_the_launcher_is_a_request_to_stop(variable, monkeypatch):
 @pytest.mark.parametrize(
     ("precision", "arguments", "message"),
     [("fp16", {}, "mixed precision must be no or bf16, got fp16"), ("no", {"threads": 0}, "threads must be at least 1"),
+     ("no", {"threads": 10**6}, "threads must be at most 4,096, got 1000000"),
      ("no", {"seed": -1}, "seed must be from 0")],
 )  # fmt: skip
 def test_what_cannot_train_two_networks_is_refused(monkeypatch, precision, arguments, message):

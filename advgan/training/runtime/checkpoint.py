@@ -33,7 +33,7 @@ OBJECTS_FILE, CHECKSUMS_FILE = "objects.pt", "SHA256SUMS"
 class TrainState:
     """A dict of plain numbers, lists and tensors that is saved and restored with the training state.
 
-    A state without one of its keys, of another version, raises ValueError.
+    A state without one of its keys, of another version, or with a value of another type raises ValueError.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -51,6 +51,9 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if missing := sorted(self.values.keys() - state.keys()):
             raise ValueError(f"it has no {', '.join(missing)}: another version of advgan saved it")
+        for key, value in self.values.items():
+            if not isinstance(state[key], (int, float) if isinstance(value, float) else type(value)):
+                raise ValueError(f"its {key} is of type {type(state[key]).__name__}, not {type(value).__name__}")
         self.values.update(state)
 
 
@@ -96,7 +99,7 @@ class Checkpointer:
                         folder = folder.with_name(f"{folder.name}+")
                     partial.rename(folder)
                     for other in states.iterdir():
-                        if other != folder:
+                        if other != folder and other.is_dir():  # a desktop adds .DS_Store
                             shutil.rmtree(other)
         finally:
             if main:

@@ -13,7 +13,10 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 
 from advgan.core.errors import InputError, one_line
+from advgan.core.json_files import check_int
 from advgan.core.lock import release
+
+MAX_THREADS = 4096  # of one process: OpenMP crashes where it cannot start them all
 
 
 def init_accelerator(
@@ -24,8 +27,7 @@ def init_accelerator(
     `threads` per process; None shares the cores this program may use among its local processes, because the launcher
     forces one thread otherwise and halves the speed on a CPU. The others are those of `make_accelerator`.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+    check_threads(threads)
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
     accelerator = make_accelerator(bf16=bf16, patient=patient, one_process=one_process)
@@ -39,6 +41,12 @@ def init_accelerator(
     each = " each" if n > 1 else ""
     accelerator.print(f"{processes} on {accelerator.device.type}, {threads_text}{each}", flush=True)
     return accelerator
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise InputError for a number of CPU threads that torch cannot start."""
+    if threads is not None:
+        check_int("threads", threads, 1, MAX_THREADS)
 
 
 def make_accelerator(*, bf16: bool = False, patient: bool = False, one_process: bool = False) -> Accelerator:
