@@ -1,6 +1,7 @@
 """Parsing of a command line and a YAML recipe to the frozen dataclass `Settings` of a program."""
 
 import dataclasses
+import errno
 import io
 import math
 import os
@@ -85,7 +86,8 @@ def run(
             sys.exit(1)
         except OSError as error:
             path = error.filename2 or error.filename or "while reading or writing"
-            fail(f"{error.strerror}: {path}" if error.strerror else one_line(error), 1)
+            code = 2 if error.errno == errno.ENAMETOOLONG else 1  # of a path that was given
+            fail(f"{error.strerror}: {path}" if error.strerror else one_line(error), code)
         except SafetensorError as error:
             if not re.search(r"os error \d+", str(error)):  # of the file system, in the format of safetensors
                 raise
@@ -230,10 +232,14 @@ def _plainer(message: str) -> str:
 
 
 def _check_flags(settings_class: type, arguments: Sequence[str]) -> None:
-    """Raise InputError, with similar flags, for one that `settings_class` does not have."""
+    """Raise InputError for empty text, which as a path would be the working directory, and, with similar flags, for a
+    flag that `settings_class` does not have."""
     names = [field.name.replace("_", "-") for field in dataclasses.fields(settings_class)]
     flags = {*names, *(f"no-{name}" for name in names), "help", "help-verbose"}
-    for argument in arguments:
+    for i, argument in enumerate(arguments):
+        if not argument or re.fullmatch(r"--[\w-]+=", argument):
+            before = next((word for word in reversed(arguments[: i + 1]) if word.startswith("--")), "the command")
+            raise InputError(f"empty text after {before}, expected a value (a variable of the shell without one?)")
         if argument == "--":
             return
         if match := re.fullmatch(r"--([A-Za-z][\w-]*)(=.*)?", argument, re.DOTALL):
@@ -266,6 +272,11 @@ def load_recipe(settings_class: type[S], path: Path) -> S:
             raise InputError(f"recipe {path} sets {key!r} twice")
         if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)):
             raise InputError(f"recipe {path} sets {key!r} to nested values, expected a value or a list of values")
+        items = value if isinstance(value, list) else [value]
+        if flag := next((item for item in items if re.match(r"--?[A-Za-z]", str(item))), None):
+            raise InputError(f"recipe {path} sets {key!r} to {flag[:80]!r}, expected a value, got a flag")
+        if None in items and (isinstance(value, list) or NoneType not in get_args(hints[name])):
+            raise InputError(f"recipe {path} sets {key!r} to nothing, expected a value")
         values[name] = value
     values = convert_paths(settings_class, values, from_recipe(path))
     arguments = {

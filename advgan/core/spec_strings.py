@@ -7,6 +7,9 @@ from typing import Any, get_args, get_type_hints
 
 from advgan.core.config import parse_fraction
 from advgan.core.errors import InputError, did_you_mean
+from advgan.core.json_files import check_int, check_real
+
+LARGEST = 2**31 - 1  # of whole numbers: more steps than any attack takes
 
 
 def parse_spec(
@@ -58,16 +61,19 @@ def setting_texts(
 def _value(text: str, hint: Any, where: str) -> Any:
     """`text` as the declared type of a setting: a number, a bool, one of several options, or any text."""
     options = [option for option in get_args(hint) if option is not type(None)] or [hint]
+    number: int | float | None = None
     try:
         if bool in options:
             return {"true": True, "false": False}[text.lower()]
         if int in options:
-            return int(text)
-        if float in options:
-            return parse_fraction(text)
+            number = int(text)
+        elif float in options:
+            number = parse_fraction(text)
     except (ValueError, KeyError):
         kind = next(option.__name__ for option in (bool, int, float) if option in options)
         raise InputError(f"{where} must be of type {kind}, got {text!r}") from None
+    if number is not None:
+        return check_int(where, number, -LARGEST, LARGEST) if int in options else check_real(where, number)
     if str not in options and text not in options:
         raise InputError(f"{where} must be one of {', '.join(map(str, options))}, got {text!r}")
     return text

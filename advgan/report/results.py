@@ -1,6 +1,7 @@
 """Results from Python: a table when printed, HTML in a notebook, a pandas frame, files."""
 
 import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,9 +17,13 @@ REPLACED = ("figures", "records", "warm-start")
 
 
 def check_report_folders(directory: Path) -> None:
-    """Raise InputError where `directory` holds files in a folder that a report replaces, and no report."""
+    """Raise InputError where `directory` holds files in a folder that a report replaces, and no report, or a file in
+    the place of one."""
+    for place in (directory / name for name in (*REPLACED, "logs", "cells")):
+        if os.path.lexists(place) and not os.path.isdir(place):
+            raise InputError(f"{place} is in the way of a report's folder: choose another directory")
     signs = [directory / name for name in ("cells", "report.md", "frontier.md")]
-    if any(sign.exists() for sign in signs) or any(directory.glob("settings-*.yaml")):
+    if any(map(os.path.exists, signs)) or any(directory.glob("settings-*.yaml")):
         return
     for folder in (directory / name for name in REPLACED):
         if folder.is_dir() and any(folder.iterdir()):

@@ -11,9 +11,10 @@ from typing import Any, Literal
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean, note
 from advgan.core.inputs import check_types, plain
+from advgan.core.json_files import check_int
 from advgan.defenses.transforms import Transform, Transforms
 from advgan.models.generator_settings import Architecture
-from advgan.training.defaults import LEARNING_RATES, SMALL, SizeDefaults, objective_defaults, size_defaults
+from advgan.training.defaults import LEARNING_RATES, MAX_STEPS, SMALL, SizeDefaults, objective_defaults, size_defaults
 from advgan.training.gan import FEATURE_LOSSES, LossConfig, LossTerms
 
 
@@ -279,8 +280,8 @@ class TrainingConfig:
         if curriculum > 1 and generator.architecture == "unrolled":
             raise InputError(f"curriculum is not for architecture unrolled, expected 1, got {curriculum}")
         Transforms(self.optimization.survive)  # raises InputError for an unknown one
-        if self.optimization.max_steps is not None and self.optimization.max_steps < 1:
-            raise InputError(f"max_steps must be at least 1, got {self.optimization.max_steps}")
+        if self.optimization.max_steps is not None:
+            check_int("max_steps", self.optimization.max_steps, 1, MAX_STEPS)
 
     def note_unused(self, names: Mapping[str, str] = MappingProxyType({})) -> None:
         """A note for each setting that was chosen and has no effect beside the others, which a recipe may share."""

@@ -21,10 +21,12 @@ from advgan.classifiers.adapters import classes_of, image_shape_of
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean
 from advgan.core.inputs import check_columns
+from advgan.core.json_files import check_int
 from advgan.data import Data, Split, Stream, training_batches
 from advgan.data.batches import augment, check_shift
 from advgan.data.sources import as_split, hold_out
 from advgan.evaluation import predict
+from advgan.training.defaults import MAX_STEPS
 from advgan.training.run_directory import RunDirectory
 from advgan.training.runtime.loop import GracefulShutdown, check_finite, progress_bar
 
@@ -55,8 +57,8 @@ class ClassifierConfig:
         check_signs(
             self, positive=("epochs", "batch_size", "learning_rate"), not_negative=("weight_decay", "shift", "seed")
         )
-        if self.max_steps is not None and self.max_steps < 1:
-            raise InputError(f"max_steps must be at least 1, got {self.max_steps}")
+        if self.max_steps is not None:
+            check_int("max_steps", self.max_steps, 1, MAX_STEPS)
 
 
 C = TypeVar("C", bound=ClassifierConfig)

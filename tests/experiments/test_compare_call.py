@@ -427,6 +427,10 @@ def test_reports_replace_no_folders_of_other_files(
     with pytest.raises(InputError, match=r"a report would replace .*figures, which holds other"):
         results.save(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["figures", "mine.png"]
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "logs").touch()
+    with pytest.raises(InputError, match=r"file/logs is in the way of a report's folder"):
+        results.save(tmp_path / "file")
     for _ in range(2):
         results.save(tmp_path / "report")
 
