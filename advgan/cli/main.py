@@ -1,6 +1,7 @@
 """The command `advgan`: imports and runs the module of the subcommand, and no other."""
 
 import ast
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -36,11 +37,10 @@ def main(argv: list[str] | None = None) -> None:
     if argv is None:  # its own process
         exit_on_signals()  # also while a command is imported
     if arguments[:1] == ["--version"]:
-        print(__version__)
+        print_text(__version__)
         return
     if not arguments or arguments[0] in ("-h", "--help"):
-        with safe_streams():
-            print(help_text())
+        print_text(help_text())
         return
     name = arguments[0]
     if name not in COMMANDS:
@@ -52,6 +52,16 @@ def main(argv: list[str] | None = None) -> None:
 
     command = import_module(COMMANDS[name])
     run(command.main, command.Settings, arguments[1:], prog=f"advgan {name}")
+
+
+def print_text(text: str) -> None:
+    """Print `text`; exit code 1 alone where it cannot be (`advgan --help | head -1`)."""
+    with safe_streams():
+        try:
+            print(text, flush=True)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python's last flush fails again
+            sys.exit(1)
 
 
 def help_text() -> str:

@@ -86,12 +86,19 @@ def run(
             sys.exit(1)
         except OSError as error:
             path = error.filename2 or error.filename or "while reading or writing"
-            code = 2 if error.errno == errno.ENAMETOOLONG else 1  # of a path that was given
+            of_input = error.errno == errno.ENAMETOOLONG  # of a path that was given
+            if error.errno == errno.ENOENT and not error.filename:  # of os.getcwd
+                path, of_input = "the working directory, which was removed", True
+            code = 2 if of_input else 1
             fail(f"{error.strerror}: {path}" if error.strerror else one_line(error), code)
         except SafetensorError as error:
             if not re.search(r"os error \d+", str(error)):  # of the file system, in the format of safetensors
                 raise
             fail(one_line(error), 1)
+        except RuntimeError as error:
+            if not str(error).startswith("Symlink loop from"):  # of Path.resolve
+                raise
+            fail(error, 2)
         except MemoryError as error:
             fail(f"out of memory: {one_line(error)}", 1)
         except NotFiniteError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -83,7 +84,8 @@ def safe_streams() -> Iterator[None]:
     """Within it, standard output and error take any text: plain characters where the encoding lacks others, control
     characters escaped.
     """
-    streams = sys.stdout, sys.stderr
+    # A closed one ("advgan ... >&-") is None, and its number would be that of the next file that is opened.
+    streams = sys.stdout, sys.stderr = [stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr)]  # noqa: SIM115
     for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="advgan")

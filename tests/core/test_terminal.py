@@ -66,6 +66,13 @@ def test_terminal_keeps_colors_and_escapes_titles(monkeypatch: pytest.MonkeyPatc
     assert stream.text() == "\x1b[1;31mred\x1b[0m\x1b[2K\x1b[1A\x1b[?25l \\x1b]0;title\\x07 \\x1b[2J \\x1b[6n\n"
 
 
+def test_closed_streams_take_any_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    with safe_streams():
+        print("out", sys.stdout.isatty(), file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class Nothing:
     """No settings."""
@@ -77,9 +84,13 @@ class Nothing:
         (InputError(HOSTILE), 2, r"a\x1b]0;title\x07b\x1b[2Jc d e\x9b1mf\u202eg\x7fh\xffi"),
         *((OSError(number, os.strerror(number), "f"), 1, f"{os.strerror(number)}: f")
           for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOLCK,
-                         errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE)),
+                         errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMFILE)),
         (OSError(errno.EFBIG, "File too large", "from", None, "to"), 1, "File too large: to"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device: while reading or writing"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "f"), 2, "File name too long: f"),
+        (OSError(errno.ENOENT, "No such file or directory"), 2,
+         "No such file or directory: the working directory, which was removed"),
+        (RuntimeError("Symlink loop from 'f'"), 2, "Symlink loop from 'f'"),
         (OSError("image file is\ntruncated"), 1, "image file is truncated"),
         (SafetensorError("I/O error: No space left on device (os error 28)"), 1,
          "I/O error: No space left on device (os error 28)"),

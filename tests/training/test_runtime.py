@@ -106,6 +106,14 @@ def test_the_end_of_the_launcher_is_a_request_to_stop(variable, monkeypatch):
         assert stop.requested(Accelerator(cpu=True))
 
 
+def test_variables_of_launchers_are_whole_numbers(monkeypatch):
+    for variable, text in (("WORLD_SIZE", "x"), ("LOCAL_WORLD_SIZE", "0")):
+        monkeypatch.setenv(variable, text)
+        with pytest.raises(InputError, match=f"{variable} must be a whole number from 1 on, got '{text}'"):
+            training.init_accelerator(0, 1)
+        monkeypatch.delenv(variable)
+
+
 @pytest.mark.parametrize(
     ("precision", "arguments", "message"),
     [("fp16", {}, "mixed precision must be no or bf16, got fp16"), ("no", {"threads": 0}, "threads must be at least 1"),

@@ -32,7 +32,7 @@ def init_accelerator(
         raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
     accelerator = make_accelerator(bf16=bf16, patient=patient, one_process=one_process)
     if accelerator.device.type == "cpu" or threads is not None:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        local = _whole_number("LOCAL_WORLD_SIZE", accelerator.num_processes)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(threads or max(1, cores // local))
     set_seed(seed)
@@ -41,6 +41,14 @@ def init_accelerator(
     each = " each" if n > 1 else ""
     accelerator.print(f"{processes} on {accelerator.device.type}, {threads_text}{each}", flush=True)
     return accelerator
+
+
+def _whole_number(variable: str, default: int) -> int:
+    """The value of an environment variable of launchers. Raises InputError for other values."""
+    text = os.environ.get(variable, str(default))
+    if not re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise InputError(f"the environment variable {variable} must be a whole number from 1 on, got {text!r:.60}")
+    return int(text)
 
 
 def check_threads(threads: int | None) -> None:
@@ -59,7 +67,7 @@ def make_accelerator(*, bf16: bool = False, patient: bool = False, one_process: 
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16"):
         raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
     _check_all_started()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _whole_number("WORLD_SIZE", 1)
     if world > 1 and not (torch.cuda.is_available() or torch.xpu.is_available()):
         os.environ["ACCELERATE_USE_CPU"] = "true"  # or each process of torchrun would think it is alone
     waiting = [InitProcessGroupKwargs(timeout=timedelta(days=7))] if patient else []
