@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from advgan.classifiers.base import MAX_CLASSES
 from advgan.core.errors import InputError, listing
@@ -109,6 +110,8 @@ def check_network(network: Any, architecture: str, cond_dim: int) -> None:
     """Raise InputError unless `network` is a module that takes what a generator gives it."""
     if not isinstance(network, nn.Module):
         raise InputError(f"network must be an nn.Module, got {type(network).__name__}")
+    if any(isinstance(value, UninitializedParameter) for value in network.parameters()):
+        raise InputError(f"{type(network).__name__} has lazy layers without weights: call it once, on 2 x - 1")
     if architecture != "patch":
         raise InputError(f"expected network or architecture, got a network and architecture {architecture}")
     given = ("x", "cond") if cond_dim else ("x",)

@@ -27,6 +27,7 @@ from advgan.training.build import (
     Modules,
     batch_size_of,
     build_generator,
+    check_network_output,
     check_settings_of_own,
     checked_generator,
     initialise,
@@ -48,7 +49,7 @@ from advgan.training.trainer import GANTrainer, OptimizerFactory
 from advgan.training.trial import FGSMComparison, chosen_settings, compare_with_fgsm, is_architecture_open
 from advgan.training.validation import Validator, eval_settings, seconds_per_pass, write_validation
 
-Callback = Callable[[int, Mapping[str, float]], bool | None]  # (steps done, metrics) -> True: stop
+Callback = Callable[[int, Mapping[str, float]], Any]  # (steps done, metrics) -> True: stop
 
 
 def fit(
@@ -291,6 +292,8 @@ class GeneratorTraining:
                 network=given if isinstance(given, nn.Module) else None,
                 images=None if isinstance(self.images.train, Stream) else len(self.images.train),
             )
+        if net.custom:
+            check_network_output(net, shape)
         discriminator = modules.discriminator
         if discriminator is None and (modules.loss or self.config.loss.alpha):
             discriminator = Discriminator(shape[0], self.config.generator.architecture or "patch")
@@ -432,7 +435,7 @@ class GeneratorTraining:
         """Call all; whether one of them, in any process, ends the training."""
         if not callbacks:
             return False
-        ended = [callback(self.trainer.step, metrics) is True for callback in callbacks]
+        ended = [plain(callback(self.trainer.step, metrics)) is True for callback in callbacks]
         return in_any_process(self.accelerator, any(ended))
 
     def _generator(self) -> Generator:

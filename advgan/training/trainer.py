@@ -1,5 +1,6 @@
 """Everything that a step of AdvGAN's training changes: networks, optimizers, the schedule, averaged weights."""
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan.classifiers.layers import layer_output
+from advgan.core.errors import InputError
 from advgan.core.rejection import can_reject
 from advgan.defenses import Transforms, adaptive, reseed
 from advgan.models import losses
@@ -37,6 +39,21 @@ from advgan.training.runtime.loop import check_finite, one_cycle
 
 CURRICULUM = 0.5  # fraction of the steps after which the radius is eps
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def checked_optimizer(made: Any, learned: Sequence[nn.Parameter]) -> Optimizer:
+    """The caller's optimizer. Raises InputError for none, for one that has none of the parameters `learned`, and for
+    one whose steps call the loss themselves."""
+    if not isinstance(made, Optimizer):
+        raise InputError(f"optimizer must return a torch.optim.Optimizer, got {type(made).__name__}")
+    held = {parameter for group in made.param_groups for parameter in group["params"]}
+    if held.isdisjoint(learned):
+        raise InputError(f"optimizer must return one of the parameters that it is given, got others: {len(held)}")
+    try:
+        inspect.signature(made.step).bind()
+    except TypeError:
+        raise InputError(f"steps of {type(made).__name__} call the loss themselves, expected an Adam or SGD") from None
+    return made
 
 
 def curriculum_factor(start: float | None, done: float) -> float:
@@ -79,7 +96,11 @@ class GANTrainer:
         self.loss: LossConfig | LossFunction = loss or config.loss
         self.net, self.transforms = generator, Transforms(settings.survive, generator.threat.norm)
         learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
-        optimizer_g = optimizer(learned) if optimizer else Adam(learned, config.learning_rate, betas=(0.5, 0.999))
+        optimizer_g = (
+            checked_optimizer(optimizer(learned), learned)
+            if optimizer
+            else Adam(learned, config.learning_rate, betas=(0.5, 0.999))
+        )
         self.schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total_steps, settings.warmup))
         self.averaged = AveragedModel(generator, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
         self.generator, self.optimizer_g = accelerator.prepare(generator, optimizer_g)

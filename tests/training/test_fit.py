@@ -332,11 +332,11 @@ def test_callbacks_see_every_step_and_end_the_training(images: tuple[Tensor, Ten
     steps: list[int] = []
     validated: list[int] = []
 
-    def callback(step: int, metrics: Any) -> bool:
+    def callback(step: int, metrics: Any) -> Tensor:
         steps.append(step)
         validated.extend([step] if "validation/asr" in metrics else [])
         assert ("train/loss adversarial" in metrics) == (step > 0)
-        return step == 6
+        return torch.tensor(step == 6)
 
     generator = advgan.fit(Linear(), images, callbacks=[callback], output_dir=tmp_path, **SMALL)
     assert (steps, validated) == ([0, 1, 2, 3, 4, 5, 6], [4])
@@ -571,6 +571,15 @@ X, Y = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), to
         ({"guide": "x"}, "guide must be an nn.Module, .* got str"),
         ({"discriminator": "x"}, "discriminator must be an nn.Module, got str"),
         ({"optimizer": "adam"}, "optimizer must be a function of parameters, .* got str"),
+        ({"optimizer": lambda parameters: None}, r"optimizer must return a torch.optim.Optimizer, got NoneType"),
+        ({"optimizer": lambda parameters: torch.optim.SGD([torch.zeros(1)], 0.1)}, "the parameters that it is given"),
+        ({"optimizer": torch.optim.LBFGS}, "steps of LBFGS call the loss themselves, expected an Adam or SGD"),
+        ({"generator": nn.Identity(), "width": None, "depth": None}, "Identity has no trainable parameters"),
+        (
+            {"generator": nn.Conv2d(3, 1, 1), "width": None, "depth": None},
+            r"Conv2d cannot take images of shape \(1, 28, 28\): .* to have 3 channels, but got 1",
+        ),
+        ({"generator": nn.LazyConv2d(1, 1), "width": None, "depth": None}, "LazyConv2d has lazy layers without wei"),
         ({"callbacks": print}, "callbacks must be a list of functions"),
         ({"model": Linear}, "got the class Linear"),
         ({"train": (X, ["cat"] * len(X))}, "labels of train must be whole numbers, one per image, got str"),
