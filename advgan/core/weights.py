@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
 from advgan.core.errors import InputError, one_line
@@ -28,6 +29,19 @@ COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
 def device_of(model: nn.Module, default: torch.device | None = None) -> torch.device:
     """Device of a model's parameters; the `default`, the CPU for None, without any."""
     return next((tensor.device for tensor in model.parameters()), default or torch.device("cpu"))
+
+
+def check_initialised(model: nn.Module) -> None:
+    """Raise InputError for lazy layers that have no weights yet."""
+    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+        raise InputError(f"{type(model).__name__} has lazy layers without weights: call it once on a batch of images")
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raise InputError for lazy layers that have no weights yet, and for a model that is frozen or has no weights."""
+    check_initialised(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"{type(model).__name__} has no trainable parameters: requires_grad_(True)")
 
 
 def write_weights(tensors: Mapping[str, Tensor], path: Path, *, config: Mapping[str, Any] | None = None) -> None:

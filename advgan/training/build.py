@@ -12,6 +12,7 @@ from advgan.classifiers import fingerprint
 from advgan.core.errors import InputError, one_line
 from advgan.core.threat_model import Threat
 from advgan.core.training_record import checkpoint_folder
+from advgan.core.weights import check_trainable
 from advgan.data import Split, Stream
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
@@ -111,16 +112,16 @@ def checked_generator(net: Generator, threat: Threat, y_target: int | None, chan
 
 def check_network_output(net: Generator, image_shape: tuple[int, int, int]) -> None:
     """Raise InputError for a network of the caller's without trainable parameters, or that cannot take the images."""
-    name = type(net.network).__name__
-    if not any(parameter.requires_grad for parameter in net.parameters()):
-        raise InputError(f"{name} has no trainable parameters, expected a network that can be trained")
+    check_trainable(net.network)
     try:
         with torch.random.fork_rng(devices=[]):
             net.eval().perturb(torch.zeros(2, *image_shape))
     except InputError:
         raise
     except Exception as error:  # any network of the caller's
-        raise InputError(f"{name} cannot take images of shape {image_shape}: {one_line(error)}") from None
+        raise InputError(
+            f"{type(net.network).__name__} cannot take images of shape {image_shape}: {one_line(error)}"
+        ) from None
     finally:
         net.train()
 

@@ -29,6 +29,7 @@ from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.classifiers import fingerprint
 from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError
+from advgan.core.inputs import check_types
 from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm, Threat
 from advgan.core.weights import device_of
@@ -53,6 +54,7 @@ from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.card import detector_card
 from advgan.training.frozen import frozen, process_settings
+from advgan.training.supervised import replaced
 
 NamedAttack = tuple[str, AttackFn]
 LOG_EVERY = 10  # steps between logged losses
@@ -101,7 +103,7 @@ def train_detector(
     model: nn.Module | Callable[[Tensor], Tensor],
     train: Any,
     validation: Any,
-    attacks: Iterable[str | AttackFn | Generator] = (),
+    attacks: str | AttackFn | Generator | Iterable[str | AttackFn | Generator] = (),
     *,
     discriminator: Discriminator | None = None,
     **settings: Any,
@@ -119,7 +121,7 @@ def train_detector(
             images are the labels. None for other kinds.
         validation: clean images that the threshold is calibrated on; labels are not used.
         attacks: a binary detector is trained on their adversarial images, each attack on its part of the training
-            images: names like "pgd:steps=10", functions (x, y) -> x_adv, or a Generator.
+            images: one or several names like "pgd:steps=10", functions (x, y) -> x_adv, or Generators.
         discriminator: of kind discriminator: one that was trained with a generator.
         settings: those of `DetectorConfig`, like kind="binary", eps=8/255, fpr=0.01.
 
@@ -131,8 +133,9 @@ def train_detector(
             function outside of the ball.
         NotFiniteError: the loss became NaN or infinite.
     """
-    config = DetectorConfig(**settings)
-    attacks = list(attacks)
+    config = replaced(DetectorConfig(), settings)
+    check_types(config)
+    attacks = [attacks] if isinstance(attacks, (str, Generator)) or callable(attacks) else list(attacks)
     config.check(attacks=bool(attacks), discriminator=discriminator and type(discriminator).__name__)
     device = device_of(model) if isinstance(model, nn.Module) else torch.device("cpu")
     with process_settings(None), frozen(model, device) as classifier:

@@ -30,11 +30,13 @@ from torch.optim.lr_scheduler import OneCycleLR
 import advgan.training as training
 from advgan.classifiers import build_target, save_target
 from advgan.core.config import Real
-from advgan.core.errors import listing
+from advgan.core.errors import InputError, listing
 from advgan.core.recipe import NameOrPath
+from advgan.core.weights import check_trainable
 from advgan.data import Data, steps_per_epoch
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
+from advgan.evaluation import predict
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import command
 from advgan.training.frozen import training_context
@@ -85,6 +87,7 @@ def distill(
     place = Place(artefact="classifier")
     with training_context(place, accelerator) as accelerator:
         data = labelled_data(student, train, validation, config.seed)
+        check_teacher(teacher, student, next(data.validation.first(2).batches(2))[0])
         set_seed(config.seed)
         nets: dict[Phase, Any] = {"teacher": teacher, "student": student}
         steps = DistillationTraining(nets, data, config, accelerator, place, temperature=temperature)
@@ -93,6 +96,16 @@ def distill(
         steps.files.raise_if_stopped(code, student)
         teacher.eval()
         return student.eval()
+
+
+def check_teacher(teacher: nn.Module, student: nn.Module, x: Tensor) -> None:
+    """Raise InputError for a teacher that is the student itself, cannot be trained, or has other classes."""
+    if teacher is student:
+        raise InputError("teacher and student must be two networks, got the same one twice")
+    check_trainable(teacher)
+    outputs, expected = tuple(predict(teacher, x).shape), tuple(predict(student, x).shape)
+    if outputs != expected:
+        raise InputError(f"the teacher must return logits of the student's shape {expected}, got {outputs}")
 
 
 class DistillationTraining(SupervisedTraining):

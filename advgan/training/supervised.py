@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -18,10 +18,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.attacks import fgsm, pgd
 from advgan.classifiers.adapters import classes_of, image_shape_of
+from advgan.classifiers.checks import check_outputs
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean
 from advgan.core.inputs import check_columns
 from advgan.core.json_files import check_int
+from advgan.core.weights import check_trainable, device_of
 from advgan.data import Data, Split, Stream, training_batches
 from advgan.data.batches import augment, check_shift
 from advgan.data.sources import as_split, hold_out
@@ -61,23 +63,26 @@ class ClassifierConfig:
             check_int("max_steps", self.max_steps, 1, MAX_STEPS)
 
 
-C = TypeVar("C", bound=ClassifierConfig)
+C = TypeVar("C")  # a dataclass
 
 
 def replaced(config: C, settings: Mapping[str, Any]) -> C:
     """`config` with single settings replaced. Raises InputError for an unknown one."""
-    names = [field.name for field in fields(config)]
+    plain: Any = config
+    names = [field.name for field in fields(plain)]
     for name in settings:
         if name not in names:
             raise InputError(f"unknown setting {name!r}{did_you_mean(name, names)}")
-    return replace(config, **settings)
+    return cast(C, replace(plain, **settings))
 
 
 def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> Data:
     """Training and validation images (a tenth of `train`, drawn by `seed`, where `validation` is None) for `model`.
 
-    Raises InputError as `as_split`, for images without labels, and for labels beyond the model's logits.
+    Raises InputError as `as_split`, for images without labels, for labels beyond the model's logits, and for a model
+    that cannot be trained, or returns probabilities.
     """
+    check_trainable(model)
     shape = image_shape_of(model)
     source = as_split(train, "train", shape)
     held_out = None if validation is None else as_split(validation, "validation", shape)
@@ -88,8 +93,10 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
         source, held_out = hold_out(source, seed)
     split, held = source.split, held_out.split
     assert not isinstance(held, Stream), "a stream has no labels of all its images"
-    logits = predict(model, next(held.first(2).batches(2))[0])
+    x, _ = next(held.first(2).batches(2))
+    logits = predict(model, x)
     check_columns(logits)
+    check_outputs(model, x.to(device_of(model)), logits, alone=False)
     n = logits.shape[1]
     for name, labels in (("train", getattr(split, "labels", None)), ("validation", held.labels)):
         if labels is not None and len(labels) and int(labels.max()) >= n:

@@ -101,6 +101,29 @@ def test_bad_input_is_an_error_before_training(images: Any, settings: dict[str, 
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.Softmax(1)), "the target returns probabilities"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), "Sequential has lazy layers without weights: call it once"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).requires_grad_(False), "Sequential has no trainable parameters"),
+    ],
+)
+def test_model_that_cannot_be_trained_is_an_error(model: nn.Module, message: str, bars: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(InputError, match=message):
+        train_classifier(model, bars, epochs=1, **SMALL)
+
+
+def test_teacher_must_be_another_network_of_the_same_classes(bars: tuple[Tensor, Tensor]) -> None:
+    student = net()
+    with pytest.raises(InputError, match="teacher and student must be two networks"):
+        distill(student, student, bars, epochs=1, **SMALL)
+    teacher = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    teacher(bars[0][:2])
+    with pytest.raises(InputError, match=r"teacher must return logits of the student's shape \(2, 2\), got \(2, 3\)"):
+        distill(teacher, student, bars, epochs=1, **SMALL)
+
+
 def test_loss_that_is_not_finite_ends_the_training(bars: tuple[Tensor, Tensor]) -> None:
     model = net()
     model[1].weight.data.fill_(float("nan"))  # type: ignore[index, union-attr, operator]

@@ -98,6 +98,9 @@ def outside(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         ([Generator(eps=0.1)], {}, "eps"),
         (["fgsm"], {"kind": "discriminator", "steps": 600}, "kind discriminator: expected"),
         (["fgsm"], {"fpr": 2}, "fpr must be in"),
+        ("fgsm", {"kind": "squeeze"}, "kind must be feature-squeezing or binary or discriminator, got 'squeeze'"),
+        ("sorcery", {}, "unknown attack 'sorcery'"),
+        (["fgsm"], {"fprs": 0.1}, "unknown setting 'fprs'; did you mean fpr"),
     ],
 )
 def test_train_detector_raises(
