@@ -29,6 +29,7 @@ from advgan.core.shutdown import exiting_on_signals
 from advgan.core.terminal import printable, safe_streams
 
 S = TypeVar("S")
+LARGEST = 2**53  # of whole numbers
 
 
 def parse_fraction(text: str) -> float:
@@ -217,7 +218,7 @@ def _parsed(settings_class: type[S], arguments: list[str], **options: Any) -> S:
     printed = io.StringIO()
     try:
         with redirect_stderr(printed), joined_field_docstrings():
-            return tyro.cli(settings_class, args=arguments, **options)
+            return _check_sizes(tyro.cli(settings_class, args=arguments, **options))
     except SystemExit as stop:
         if stop.code != 2:
             raise
@@ -226,6 +227,16 @@ def _parsed(settings_class: type[S], arguments: list[str], **options: Any) -> S:
     lines = lines[2:] if len(lines) > 1 and lines[1].startswith("---") else lines  # the title, where no box is possible
     paragraph = takewhile(lambda line: not line.startswith(("──", "---")), lines)
     raise InputError(_plainer(one_line(" ".join(paragraph))))
+
+
+def _check_sizes(settings: S) -> S:
+    """`settings` itself. Raises InputError for whole numbers beyond those that torch and Python's floats take."""
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and not -LARGEST <= number <= LARGEST:
+                raise InputError(f"{field.name} must be from {-LARGEST} to {LARGEST}, got {number}")
+    return settings
 
 
 def _plainer(message: str) -> str:

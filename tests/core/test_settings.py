@@ -194,6 +194,7 @@ def test_written_settings_name_the_same_files_from_anywhere(tmp_path, monkeypatc
             ["--eps", "0,3"],
             "Error parsing --eps: expected a number like 0.3 or a fraction like 8/255, got '0,3'",
         ),
+        (["--y-target", "9" * 22], "y_target must be from -9007199254740992 to 9007199254740992, got 9999"),
         (["one"], "Unrecognized options: one"),
         (["--eps"], "--eps"),
     ],

@@ -431,6 +431,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(
         (["--few-samples", "0"], "few_samples must be at least 1, got 0"),
         (["--eps", "2"], r"eps must be in \(0, 1\]"),
         (["--attacks", "fgms"], "unknown attack 'fgms'"),
+        (["--generator-recipe", "zz"], "cannot read recipe zz: no such file or shipped recipe"),
         (["--attacks", "advgan"], "attack advgan comes by itself with --generator-recipe"),
         (["--runs", "1", "1"], "expected one run of each temperature, got .*T-1 and .*T-1 of 1"),
         (["--runs", "100"], "expected a run of temperature 1"),

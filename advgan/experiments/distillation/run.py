@@ -21,7 +21,7 @@ from typing import Any
 
 from advgan.attacks.jsma import Derivative
 from advgan.attacks.registry import AttackSpec, parse_attack
-from advgan.core.config import Real, parse
+from advgan.core.config import Real, load_recipe, parse
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, check_eps
@@ -176,6 +176,8 @@ def check(settings: Settings) -> list[AttackSpec]:
     if not settings.runs and 1 not in settings.temperatures:
         given = " ".join(f"{temperature:g}" for temperature in settings.temperatures)
         raise InputError(f"expected temperature 1, whose teacher is the undefended classifier, got {given}")
+    if settings.generator_recipe is not None:
+        load_recipe(Training, settings.generator_recipe)  # read again after the first trainings
     specs = [parse_attack(name) for name in settings.attacks]
     if any(spec.name == "advgan" for spec in specs):
         raise InputError("attack advgan comes by itself with --generator-recipe, expected others, got advgan")
