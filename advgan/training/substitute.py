@@ -21,21 +21,24 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from torch import nn
+from torch import Tensor, nn
 
 import advgan.training as training
 from advgan.classifiers import Classifier, OutputKind
 from advgan.classifiers.adapters import classes_of
+from advgan.classifiers.checks import check_outputs
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import optional_folder
 from advgan.core.threat_model import Norm
+from advgan.core.weights import check_initialised, device_of
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.sources import as_split
 from advgan.data.split import fair_order
 from advgan.defenses import ClassifierSpec, load_classifier
 from advgan.defenses.flags import ClassifierSettings
+from advgan.evaluation import predict
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import percent
@@ -49,6 +52,7 @@ from advgan.training.substitute_training import (
     SubstituteResult,
     SubstituteTraining,
 )
+from advgan.training.supervised import replaced
 
 
 def train_substitute(
@@ -98,7 +102,8 @@ def train_substitute(
         Interrupted: after SIGINT (Ctrl-C): a KeyboardInterrupt with the result so far (`trained`).
         NotFiniteError: a loss became NaN or infinite.
     """
-    config = SubstituteConfig(eps=eps, norm=norm, y_target=y_target, answers=answers, budget=budget, **settings)
+    settings |= {"eps": eps, "norm": norm, "y_target": y_target, "answers": answers, "budget": budget}
+    config = replaced(SubstituteConfig(), settings)
     config.check()
     place = Place(optional_folder(output_dir, "output_dir"), resume, overwrite, beside=("classifier",))
     if place.directory is not None and not isinstance(substitute, (str, Classifier)):
@@ -107,6 +112,8 @@ def train_substitute(
     # One process, which counts the queries.
     with training_context(place, None, threads=threads, bf16=config.bf16, one_process=True) as accelerator:
         data = attacker_data(black_box, images, validation, config, num_classes)
+        if isinstance(substitute, nn.Module):
+            check_substitute(substitute, black_box, next(data.validation.first(2).batches(2))[0])
         is_module = isinstance(black_box, nn.Module)
         context: Any = frozen(black_box, accelerator.device) if is_module else nullcontext(black_box)
         with context as model:
@@ -125,6 +132,15 @@ def train_substitute(
                 settings=settings,
                 progress=progress,
             ).run()
+
+
+def check_substitute(substitute: nn.Module, black_box: Any, x: Tensor) -> None:
+    """Raise InputError for a substitute with weights of the black box, without weights, or that returns probabilities
+    for images `x` (n, c, h, w)."""
+    check_initialised(substitute)
+    if isinstance(black_box, nn.Module) and not {*substitute.parameters()}.isdisjoint(black_box.parameters()):
+        raise InputError("the substitute must be another network than the black box, got one with weights of it")
+    check_outputs(substitute, x.to(device_of(substitute)), predict(substitute, x), alone=False)
 
 
 def attacker_data(

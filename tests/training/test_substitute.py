@@ -364,3 +364,24 @@ def test_help_documents_every_flag(script: Run) -> None:
     text = script("train/substitute.py", "--help").stdout
     for flag in substitute.Settings.__dataclass_fields__:
         assert f"--{flag.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda black_box: {"substitute": black_box}, "must be another network than the black box"),
+        (lambda black_box: {"substitute": nn.Sequential(black_box, nn.Identity())}, "got one with weights of it"),
+        (lambda black_box: {"substitute": nn.Sequential(nn.Flatten(), nn.LazyLinear(3))}, "lazy layers without weig"),
+        (
+            lambda black_box: {"substitute": nn.Sequential(nn.Flatten(), nn.Linear(784, 3), nn.Softmax(1))},
+            "the target returns probabilities",
+        ),
+        (lambda black_box: {"epss": 0.1}, "unknown setting 'epss'; did you mean eps"),
+    ],
+)
+def test_substitute_that_cannot_be_one_is_an_error(changed: Any, message: str, attacker: Pair, labelled: Pair) -> None:
+    black_box = nn.Sequential(nn.Flatten(), nn.Linear(784, 3))
+    before = black_box[1].weight.clone()
+    with pytest.raises(InputError, match=message):
+        train_substitute(black_box, attacker, labelled, **FEW | changed(black_box))
+    assert torch.equal(before, black_box[1].weight)
