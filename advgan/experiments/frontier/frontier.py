@@ -39,7 +39,7 @@ BASELINE_ATTACKS = (
     *("apgd-ce:steps=5", "apgd-ce:steps=10", "apgd-ce:steps=20", "apgd-dlr:steps=10", "apgd-dlr:steps=20"),
     "square:queries=50",
 )
-WARM_STEPS = (1, 2, 3, 5, 10, 20)  # gradient steps after a pass, for the images that it leaves without success
+WARM_STEPS = (1, 2, 3, 5, 8, 10, 20)  # gradient steps after a pass, for the images that it leaves without success
 WARM_START: dict[str, Any] = {"adaptive": True, "loss": "margin", "stop_on_success": True}  # how they are taken
 
 
