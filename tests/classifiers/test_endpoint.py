@@ -295,9 +295,11 @@ def test_invalid_address_or_settings_raise(scripted_service: Callable[..., str])
     for host in ("[::1", "a" * 300, "...."):
         with pytest.raises(InputError, match="must look like http://HOST:PORT/PATH, got"):
             load(f"http://{host}/#retries=0")
-    for rate in ("1e-300", "0", "-1", "nan"):
+    for rate in ("1e-300", "0", "-1"):
         with pytest.raises(InputError, match=r"rate at least 0.001"):
             load(f"{url}#rate={rate}")
+    with pytest.raises(InputError, match="rate must be a finite number, got nan"):
+        load(f"{url}#rate=nan")
 
 
 def raw_response(sent: bytes) -> Callable[[BaseHTTPRequestHandler], None]:

@@ -82,7 +82,7 @@ def test_unrolled_generator_takes_part_with_each_number_of_iterations() -> None:
     y = model(x).argmax(1)
     results = advgan.frontier(model, x, y, eps=0.3, entries=[generator], baselines=[], repeats=1, batch_size=6)
     passes = ["advgan, 1 iteration", "advgan, 2 iterations"]
-    followed = [f"advgan, 1 iteration, then {k} step{'s' * (k > 1)}" for k in (1, 2, 3, 5, 10, 20)]
+    followed = [f"advgan, 1 iteration, then {k} step{'s' * (k > 1)}" for k in (1, 2, 3, 5, 8, 10, 20)]
     assert [row["attack"] for row in results.rows] == ["fgsm", *passes, *followed]
     assert all(row["status"] == "ok" for row in results.rows)
     success = {row["attack"]: row["asr"] for row in results.rows}
@@ -96,7 +96,7 @@ def test_generator_with_labels_takes_part_without_them_too() -> None:
     model, (x, y) = Linear().eval(), data()
     results = advgan.frontier(model, x, y, eps=0.2, entries={"patch": generator}, baselines=[], repeats=1)
     rows = {row["attack"]: row for row in results.rows}
-    followed = [f"patch, then {k} step{'s' * (k > 1)}" for k in (1, 2, 3, 5, 10, 20)]
+    followed = [f"patch, then {k} step{'s' * (k > 1)}" for k in (1, 2, 3, 5, 8, 10, 20)]
     assert list(rows) == ["fgsm", "patch", "patch, labels unknown", *followed]
     assert rows["patch, then 1 step"]["asr"] == rows["fgsm"]["asr"] == 1.0
     for name, x_adv in (("patch", generator.perturb(x, y)), ("patch, labels unknown", generator.perturb(x))):
