@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from advgan.core.errors import InputError
 from advgan.core.files import folder_path
 
-REPLACED = ("figures", "records", "warm-start")
+REPLACED = ("figures", "records", "gallery", "warm-start")
 
 
 def check_report_folders(directory: Path) -> None:

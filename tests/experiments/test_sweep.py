@@ -124,6 +124,16 @@ def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest
     assert "are cached from an earlier run" not in capsys.readouterr().out
 
 
+def test_a_gallery_of_the_users_is_not_replaced(call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "mine.png").touch()
+    with pytest.raises(SystemExit) as stop:
+        call("--attacks", "fgsm", "--output-dir", tmp_path)
+    assert stop.value.code == 2
+    assert f"a report would replace {tmp_path / 'gallery'}, which holds other files" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["gallery", "mine.png"]
+
+
 def test_the_pictures_have_a_row_per_eps(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # figures are rendered
     heights = {}
