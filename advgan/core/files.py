@@ -9,7 +9,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 # .NAME.HOST-PROCESS-RANDOM.aside: being written; .old: being replaced, restored if the new one is missing.
 ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{6}\.(?P<kind>aside|old)(\.\w+)?")
 LONGEST = 150  # bytes of a name that are kept in temporary names; file systems allow 255
+REPORTS = (".csv", ".html", ".json", ".md", ".tex", ".yaml")  # suffixes of files that programs write beside folders
 OLD_AGE = 24 * 3600  # seconds after which another machine's leftovers are removed
 
 
@@ -114,6 +115,17 @@ def check_writable(directory: Path) -> None:
         probe.rmdir()
     except OSError as error:
         raise InputError(f"cannot write in {place}: {error.strerror}") from None
+
+
+def check_places(directory: Path, folders: Iterable[str]) -> None:
+    """Raise InputError where `directory` holds something else in the place of one of the `folders`, or a folder that is
+    named like a file that programs write there."""
+    for place in (directory / name for name in folders):
+        if os.path.lexists(place) and not place.is_dir():
+            raise InputError(f"{place} is in the way of a folder, expected one or nothing: choose another directory")
+    for place in directory.glob("*"):
+        if place.suffix in REPORTS and place.is_dir():
+            raise InputError(f"{place} is a folder, expected a file or nothing: choose another directory")
 
 
 def check_regular(path: str | os.PathLike[str]) -> os.stat_result:

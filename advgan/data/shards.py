@@ -77,7 +77,8 @@ def names_by_file(files: Sequence[str], column: str, feature: Any, name: str) ->
     """For each file of a split the class names of its label column: those in the header of a local parquet file, if
     any; else those of `feature`, to which the library casts the column.
 
-    Raises InputError for a damaged file, and for names in one file where another has numbers.
+    Raises InputError for a damaged file, a column that is missing or there twice, and for names in one file where
+    another has numbers.
     """
     datasets, parquet = require_package("datasets", "hf"), require_package("pyarrow.parquet", "hf")
     text = "string" in str(getattr(feature, "dtype", ""))
@@ -90,8 +91,9 @@ def names_by_file(files: Sequence[str], column: str, feature: Any, name: str) ->
             except Exception as error:  # pyarrow's own
                 raise load_error(name, [path], error) from None
             names = names_of(datasets.Features.from_arrow_schema(schema).get(column))
-            kind = str(schema.field(column).type) if column in schema.names else "missing"
-            if (text and "string" not in kind) or kind == "missing":
+            count = schema.names.count(column)
+            kind = str(schema.field(column).type) if count == 1 else "there twice" if count else "missing"
+            if count != 1 or (names_of(feature) is None and text != ("string" in kind)):
                 raise InputError(f"{name}: column {column} is {kind} in {path} and {feature.dtype} in others")
         names_of_files.append(names or names_of(feature))
     return names_of_files

@@ -11,17 +11,15 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from advgan.core.errors import InputError
-from advgan.core.files import folder_path
+from advgan.core.files import check_places, folder_path
 
 REPLACED = ("figures", "records", "gallery", "warm-start")
 
 
 def check_report_folders(directory: Path) -> None:
-    """Raise InputError where `directory` holds files in a folder that a report replaces, and no report, or a file in
-    the place of one."""
-    for place in (directory / name for name in (*REPLACED, "logs", "cells")):
-        if os.path.lexists(place) and not os.path.isdir(place):
-            raise InputError(f"{place} is in the way of a report's folder: choose another directory")
+    """Raise InputError where `directory` holds files in a folder that a report replaces, and no report; or as
+    `check_places`."""
+    check_places(directory, (*REPLACED, "logs", "cells"))
     signs = [directory / name for name in ("cells", "report.md", "frontier.md")]
     if any(map(os.path.exists, signs)) or any(directory.glob("settings-*.yaml")):
         return

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError, NotFiniteError
-from advgan.core.files import sweep
+from advgan.core.files import check_places, sweep
 from advgan.core.json_files import read_object
 from advgan.core.lock import LOCK, acquire, release
 from advgan.core.weights import mismatch, read_checkpoint
@@ -85,6 +85,8 @@ def _check_writable(output_dir: Path) -> None:
 
 
 def _check_unused(output_dir: Path, artefact: str, resume: bool | None, overwrite: bool) -> None:
+    if not Path(artefact).suffix:  # a checkpoint or a report; beside a manifest there are the folders of images
+        check_places(output_dir, (artefact, "discriminator", "state", "logs"))
     if resume and not latest_state(output_dir, artefact):
         raise InputError(f"nothing to resume: {output_dir} holds no saved training state of a {artefact}")
     existing = [p for p in (output_dir / artefact, output_dir / "state" / artefact) if p.exists()]

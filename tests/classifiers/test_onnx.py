@@ -111,6 +111,10 @@ def test_invalid_files_raise(tmp_path: Path) -> None:
         load_classifier(write_linear_model(tmp_path / "labels.onnx", labels=True))
     with pytest.raises(InputError, match=r"nan\.onnx returns NaN or infinity"):
         load_classifier(write_linear_model(tmp_path / "nan.onnx", weights=W * np.nan))(X)
+    with pytest.raises(InputError, match=r"must return, for 4 images, scores of shape \(4, classes\), got \(4, 0\)"):
+        load_classifier(write_linear_model(tmp_path / "empty.onnx", weights=W[:, :0]))
+    with pytest.raises(InputError, match=r"has weights in w\\x00\.bin, expected them in its folder"):
+        load_classifier(write_linear_model(tmp_path / "nul.onnx", external="w\0.bin"))
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(InputError, match=r"cannot read .*it\.onnx: truncated, or no ONNX model"):
         load_classifier(str(path))

@@ -441,6 +441,16 @@ def test_full_disk_is_exit_code_1_and_keeps_images(
     assert len(contents(tmp_path / "out")) == 5
 
 
+def test_names_that_are_no_utf8_are_resumed(generator: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.png")
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "in" / name)
+    for _ in range(2):
+        attack(tmp_path / "in", tmp_path / "out", "--generator", generator)
+    assert (tmp_path / "out" / name).is_file()
+    assert [*rows(tmp_path / "out")] == ["\\xff.png"]
+
+
 def test_control_characters_in_names_are_escaped(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -279,6 +279,24 @@ def test_directory_in_use_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "folder", "message"),
+    [
+        ("training.json", True, "training.json is a folder, expected a file"),
+        ("settings-advgan.yaml", True, "settings-advgan.yaml is a folder, expected a file"),
+        ("generator", False, "generator is in the way of a folder"),
+        ("state", False, "state is in the way of a folder"),
+        ("logs", False, "logs is in the way of a folder"),
+    ],
+)
+def test_places_of_a_run_are_free_before_any_work(name: str, folder: bool, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir() if folder else (tmp_path / name).touch()
+    with pytest.raises(InputError, match=message):
+        training.prepare_output_dir(tmp_path, "generator", resume=False, overwrite=True)
+    release()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_forked_worker_does_not_keep_lock_of_parent(tmp_path: Path) -> None:
     assert acquire(tmp_path) is None
     worker = forked(lambda: time.sleep(60))

@@ -343,6 +343,18 @@ def test_label_types_differ_between_splits(kind: str, tmp_path: Path) -> None:
     positions_of(load_data(kind, tmp_path / "names last").test.first(9))
     with pytest.raises(InputError, match=r"column label is int64 in .*test-0.parquet and string in others|cannot load"):
         load_data(kind, tmp_path / "names first")
+    for i, label in enumerate((datasets.Value("int64"), text)):
+        table(range(10 * i, 10 * i + 10), label=label).to_parquet(tmp_path / "numbers" / f"train-{i}.parquet")
+    with pytest.raises(
+        InputError, match=r"column label is string in .*train-1.parquet and int64 in others|cannot load"
+    ):
+        load_data(kind, tmp_path / "numbers")
+    cells = [[{"bytes": PNG[i], "path": None} for i in range(4)], [0, 1, 0, 1], [0, 1, 0, 1]]
+    (tmp_path / "twice").mkdir()
+    twice = pa.table([pa.array(cell) for cell in cells], ["image", "label", "label"])
+    pq.write_table(twice, tmp_path / "twice" / "train.parquet")
+    with pytest.raises(InputError, match=r"column label is there twice in .*train.parquet|cannot load"):
+        load_data(kind, tmp_path / "twice")
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])

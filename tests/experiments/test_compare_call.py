@@ -429,8 +429,12 @@ def test_reports_replace_no_folders_of_other_files(
     assert [path.name for path in tmp_path.rglob("*")] == ["figures", "mine.png"]
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "logs").touch()
-    with pytest.raises(InputError, match=r"file/logs is in the way of a report's folder"):
+    with pytest.raises(InputError, match=r"file/logs is in the way of a folder"):
         results.save(tmp_path / "file")
+    (tmp_path / "folder" / "report.md").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"folder/report.md is a folder, expected a file or nothing"):
+        results.save(tmp_path / "folder")
+    assert [path.name for path in (tmp_path / "folder").rglob("*")] == ["report.md"]
     for _ in range(2):
         results.save(tmp_path / "report")
 

@@ -67,7 +67,7 @@ def _output_conversion(scores: Scores, x: Tensor, path: str) -> tuple[Scores, in
     Raises InputError for scores of no classifier: independent probabilities of k classes, dependence on the batch.
     """
     sample_scores = scores(x)
-    if sample_scores.shape not in {(len(x),), (len(x), sample_scores.shape[-1])}:
+    if not sample_scores.numel() or sample_scores.shape not in {(len(x),), (len(x), sample_scores.shape[-1])}:
         raise InputError(
             f"{path} must return, for {len(x)} images, scores of shape ({len(x)}, classes), got "
             f"{tuple(sample_scores.shape)}"
@@ -122,7 +122,7 @@ def open_session(file: Path) -> Any:
     runtime = require_package("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only, which are exceptions too; no warnings
+    options.log_severity_level = 4  # no warnings, nor errors, which are exceptions too
     providers = [name for name in PROVIDERS if name in runtime.get_available_providers()]
     try:
         return runtime.InferenceSession(file, options, providers=providers)
@@ -139,7 +139,7 @@ def _data_files(file: Path) -> list[Path]:
         raise InputError(f"cannot read {file}: truncated, or no ONNX model ({one_line(error)})") from None
     paths = {entry.value for tensor in _tensors(model) for entry in tensor.external_data if entry.key == "location"}
     for path in paths:
-        if not (file.parent / path).resolve().is_relative_to(file.parent.resolve()):
+        if "\0" in path or not (file.parent / path).resolve().is_relative_to(file.parent.resolve()):
             raise InputError(f"{file} has weights in {path}, expected them in its folder")
     return [file.parent / path for path in sorted(paths)]
 

@@ -24,6 +24,7 @@ from advgan.cli.attack_images.settings import Settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write, sha256_of
 from advgan.core.json_files import parse_object
+from advgan.report.escaping import in_utf8
 
 ManifestRow = dict[str, Any]  # an image in the manifest
 KEY = "advgan"  # key of the PNG text chunk with the record
@@ -41,7 +42,7 @@ def load_finished(images: Sequence[InputImage], attacker: ImageAttacker, output_
         if not os.path.lexists(path):
             continue
         record = read_metadata(path)
-        if record is None or (record.get("input"), record.get("settings")) != (image.name, settings_sha256):
+        if record is None or (record.get("input"), record.get("settings")) != (_text(image), settings_sha256):
             other_files.append(path)
         elif "sha256" in record and record.get("input_sha256") == sha256_or_none(image.path):
             rows[image.name] = _row(image, record)
@@ -87,7 +88,7 @@ def process(
                         settings.output_dir,
                         image,
                         pixels,
-                        {"input": image.name, "settings": settings_sha256, **record},
+                        {"input": _text(image), "settings": settings_sha256, **record},
                         original.icc_profile,
                     )
                     for image, original, pixels, record in zip(group, batch.photos, photos, records, strict=True)
@@ -104,7 +105,7 @@ def _write(
     record = {key: value for key, value in record.items() if key != "problem"}
     if problem:
         path.unlink(missing_ok=True)
-        return {**record, "status": "failed", "reason": problem}
+        return {**record, "input": image.name, "status": "failed", "reason": problem}
     record["input_sha256"] = sha256_or_none(image.path)
     try:
         digest = write_png(path, pixels, record, icc_profile)
@@ -116,7 +117,12 @@ def _write(
 
 
 def _row(image: InputImage, record: ManifestRow) -> ManifestRow:
-    return {**record, "output": image.output, "status": "ok"}
+    return {**record, "input": image.name, "output": image.output, "status": "ok"}
+
+
+def _text(image: InputImage) -> str:
+    """The name of an image as text that JSON holds: bytes that are no UTF-8 are escaped."""
+    return in_utf8(image.name).decode()
 
 
 def skipped(image: InputImage, reason: str) -> ManifestRow:
