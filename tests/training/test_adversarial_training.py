@@ -301,12 +301,16 @@ def new_accelerator():
 
 
 @pytest.mark.usefixtures("new_accelerator")
-def test_in_mixed_precision_it_learns_too(script, words, tmp_path):
-    script("train/classifier.py", *words, *method_flags("pgd", tmp_path), "--bf16", "--output-dir", tmp_path)
+@pytest.mark.parametrize("units", [False, True])
+def test_in_mixed_precision_it_learns_too(script, words, tmp_path, units, monkeypatch):
+    capabilities = {"avx2": True, "avx512_bf16": units}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    printed = script("train/classifier.py", *words, *method_flags("pgd", tmp_path), "--bf16", "--output-dir", tmp_path)
     told = json.loads((tmp_path / "classifier" / "training.json").read_text())
     assert told["settings"]["bf16"]
     assert told["test"]["accuracy"] > 1 / 3  # chance
     assert {value.dtype for value in weights(tmp_path).values()} == {torch.float32}
+    assert ("no bfloat16 matrix units" in printed.stderr) is not units
 
 
 def test_one_that_says_the_same_of_every_image_is_not_the_hardest(trainer):
