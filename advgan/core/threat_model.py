@@ -15,6 +15,7 @@ from advgan.core.inputs import check_number, check_whole
 DefenseKnowledge = Literal["adaptive", "naive", "oblivious"]  # see advgan.attacks.registry.AttackSpec
 Norm = Literal["linf", "l2"]
 NORMS: tuple[Norm, ...] = ("linf", "l2")
+LARGEST_L2 = 1e6  # of an image of 10^12 values; float32 holds its products with steps and lengths
 RESCALE_ITERS = 3  # passes: on MNIST the cut leaves 1.34 of l2 1.5, one pass makes it 1.496, three 1.5000
 SLACK = 1e-4  # grey levels, of float32 rounding
 THRESHOLD_STEPS = 8  # of bisection: the threshold is right to 0.002 grey levels
@@ -22,14 +23,14 @@ TOLERANCE = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of one subtraction; o
 
 
 def check_eps(eps: float, norm: str, name: str = "eps") -> float:
-    """`eps` itself. Raises InputError unless it is a valid radius: in (0, 1] for linf, positive for l2."""
+    """`eps` itself. Raises InputError unless it is a valid radius: in (0, 1] for linf, (0, `LARGEST_L2`] for l2."""
     if norm not in NORMS:
         raise InputError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     check_number(name, eps)
-    largest = 1.0 if norm == "linf" else float("inf")
-    if not 0 < eps <= largest or eps == float("inf"):
-        expected = "in (0, 1] (pixels lie in [0, 1]; 8 of 255 grey levels is 8/255)" if norm == "linf" else "positive"
-        raise InputError(f"{name} must be {expected}, got {eps}")
+    levels, length = "8 of 255 grey levels is 8/255", "no two images of n values are farther apart than sqrt(n)"
+    largest, hint = (1.0, levels) if norm == "linf" else (LARGEST_L2, length)
+    if not 0 < eps <= largest:
+        raise InputError(f"{name} must be in (0, {largest:g}] (pixels lie in [0, 1]; {hint}), got {eps}")
     return float(eps)
 
 

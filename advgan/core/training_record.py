@@ -42,7 +42,7 @@ def unfinished(checkpoint: Path) -> str | None:
     if "substitute" in record and artefact == "classifier":
         states = run / "state" / "generator"
     if states.is_dir():
-        newest = max(states.glob("step-*"), default=None)
+        newest = newest_state(states)
         progress = {} if newest is None else _read(newest / PROGRESS)
         step, steps = progress.get("step"), progress.get("steps")
         if isinstance(step, int) and isinstance(steps, int):
@@ -52,6 +52,12 @@ def unfinished(checkpoint: Path) -> str | None:
     if record.get("finished") is False:
         return f"step {record.get('steps')} of {record.get('total_steps')}"
     return None
+
+
+def newest_state(states: Path) -> Path | None:
+    """The complete training state of the most steps in a folder of them, of equals (step-0000020, step-0000020+) the
+    later; None without any."""
+    return max(states.glob("step-*"), key=lambda path: (len(path.name.rstrip("+")), path.name), default=None)
 
 
 def warn_unfinished(checkpoint: Path) -> None:

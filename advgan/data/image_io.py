@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -81,6 +81,11 @@ class StoredImages:
         spread = {self.order[i] for i in np.linspace(0, len(self) - 1, min(SIZED, len(self))).astype(int)}
         some = [self.sources[i] for i in sorted(spread)]
         return names + [size_of(source) for source in some]
+
+    def keys(self) -> list[Hashable]:
+        """Of each image the name and size of its file, as those of a copy in another folder; of a table its bytes."""
+        sources = [self.sources[i] for i in self.order]
+        return [(Path(s).name, size_of(s)) if isinstance(s, str) else hash(s.data) for s in sources]
 
     def random_crops(self, indices: Sequence[int], seed: Sequence[int]) -> Tensor:
         """A random crop of each image at `indices` (`image_file.random_crop`), a function of `seed` and its index."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, note
 from advgan.core.inputs import array_as_tensor, as_labels, check_images, check_tensor
 from advgan.data.columns import IMAGE, LABEL
 from advgan.data.folder import as_splits, class_images, split_folders
@@ -66,6 +66,16 @@ class DatasetImages:
 
     def take(self, indices: Iterable[int]) -> DatasetImages:
         return DatasetImages(self.dataset, self.shape[1:], [self.order[i] for i in indices])
+
+    def keys(self) -> list[Hashable]:
+        """Of each image the Dataset, of a Subset the one below it, and the index there."""
+        keys: list[Hashable] = []
+        for index in self.order:
+            dataset: Any = self.dataset
+            while isinstance(dataset, Subset):
+                dataset, index = dataset.dataset, dataset.indices[index]
+            keys.append((id(dataset), int(index)))
+        return keys
 
     def __getitem__(self, indices: Iterable[int]) -> Tensor:
         images = [_pixels(_parts(self.dataset[self.order[i]])[0]) for i in indices]
@@ -128,6 +138,14 @@ def hold_out(source: Source, seed: int) -> tuple[Source, Source]:
         raise InputError("a stream cannot be split: expected validation images, got none")
     train, held = (source.split.take(indices) for indices in stratified_holdout(source.split.labels, seed))
     return source._replace(split=train), source._replace(split=held)
+
+
+def note_shared(train: Split | Stream, validation: Split | Stream) -> None:
+    """A note where images of `validation` are among those to train on."""
+    if isinstance(train, Stream) or isinstance(validation, Stream):
+        return
+    if n := len({*validation.keys()} & {*train.keys()}):
+        note(f"{n} of {len(validation)} validation images are training images: results on them are too good")
 
 
 def _is_table(source: Any) -> bool:

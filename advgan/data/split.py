@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,6 +93,15 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         elif isinstance(images, StoredImages):
             digest.update(repr(images.names_and_sizes()).encode())
         return digest.hexdigest()
+
+    def keys(self) -> list[Hashable]:
+        """Of each image what an equal one has too, without decoding: its pixels in memory, else as `images` has it."""
+        images: Any = self.images
+        if not isinstance(images, Tensor):
+            keys: list[Hashable] = images.keys()
+            return keys
+        scale = 1 if images.is_floating_point() else 255
+        return [hash(image.float().div(scale).numpy().tobytes()) for image in images]
 
     def first(self, n: int) -> Split:
         """The first n images, or all if there are fewer."""

@@ -16,7 +16,7 @@ from advgan.classifiers.checks import NORMALISATION_IMAGES, gradient_fault
 from advgan.classifiers.layers import find_layer
 from advgan.core.errors import InputError, note
 from advgan.data import Data, Split, Stream, relabel
-from advgan.data.sources import FloatSplit, Source, as_split, hold_out
+from advgan.data.sources import FloatSplit, Source, as_split, hold_out, note_shared
 from advgan.data.split import fair_order
 from advgan.defenses import adaptive, unwrap
 from advgan.evaluation.compatibility import check_accuracy, own_input, predicted_labels
@@ -63,6 +63,7 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, acce
             shapes = f"{tuple(source.split.image_shape)}, got {tuple(held_out.split.image_shape)}"
             raise InputError(f"validation images must have the shape of those to train on, {shapes}")
         held_out = labelled(model, held_out, num_classes, "validation", progress=progress)
+        note_shared(source.split, held_out.split)
     assert isinstance(held_out.split, Split), "a stream has no labels of all its images"
     split = held_out.split if isinstance(validation, Split) else held_out.split.take(fair_order(held_out.split.labels))
     most = run.validation_images or size_defaults(split.image_shape).validation_images

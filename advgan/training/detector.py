@@ -35,7 +35,7 @@ from advgan.core.threat_model import Norm, Threat
 from advgan.core.weights import device_of
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.data.sources import as_split
+from advgan.data.sources import as_split, note_shared
 from advgan.defenses import attack_view, load_classifier, parse_classifier
 from advgan.defenses.detection import (
     BinaryDetector,
@@ -84,8 +84,8 @@ class DetectorConfig:
     seed: int = 0
     """Seed of weights, batches and random attacks"""
 
-    def check(self, *, attacks: bool, discriminator: object) -> None:
-        """Raise InputError for settings that cannot work, or that have no effect, with these parts."""
+    def check(self, *, attacks: int, discriminator: object) -> None:
+        """Raise InputError for settings that cannot work, or that have no effect, with so many attacks."""
         Threat(self.norm, self.eps)
         threshold_at(torch.zeros(1), self.fpr)
         check_signs(self, positive=("max_samples", "steps", "batch_size", "learning_rate"))
@@ -97,6 +97,9 @@ class DetectorConfig:
             raise InputError(f"kind {self.kind}: expected {expected}, got {discriminator or 'none'}")
         if self.kind == "binary" and not attacks:
             raise InputError("kind binary is trained on adversarial images: expected attacks or a generator, got none")
+        least = max(attacks, 2) if self.kind == "binary" else 2  # an AUC has an interval of two images on
+        if self.max_samples < least:
+            raise InputError(f"max_samples must be at least {least}, an image for each attack, got {self.max_samples}")
 
 
 def train_detector(
@@ -136,7 +139,7 @@ def train_detector(
     config = replaced(DetectorConfig(), settings)
     check_types(config)
     attacks = [attacks] if isinstance(attacks, (str, Generator)) or callable(attacks) else list(attacks)
-    config.check(attacks=bool(attacks), discriminator=discriminator and type(discriminator).__name__)
+    config.check(attacks=len(attacks), discriminator=discriminator and type(discriminator).__name__)
     device = device_of(model) if isinstance(model, nn.Module) else torch.device("cpu")
     with process_settings(None), frozen(model, device) as classifier:
         check_no_rejection(classifier)
@@ -147,6 +150,7 @@ def train_detector(
         detector = untrained_detector(config, clean.image_shape, discriminator).to(device)
         named = named_attacks(attacks, classifier, config)
         if config.kind == "binary":
+            note_shared(as_split(train, "train").split, clean)
             train_binary_detector(detector, classifier, first_images(train, classifier, config), named, config)
         calibrate(detector, classifier, clean, config.fpr)
     return detector.requires_grad_(False)
@@ -247,6 +251,8 @@ def train_binary_detector(
     Raises InputError where no attack succeeds, NotFiniteError for a loss that is not finite.
     """
     x, y = images
+    if len(x) < len(attacks):
+        raise InputError(f"expected a training image for each of {len(attacks)} attacks, got {len(x)}")
     x_adv, success = x.clone(), torch.zeros_like(y, dtype=torch.bool)
     for i, (_, attack) in enumerate(attacks):
         part = slice(i, None, len(attacks))
@@ -338,7 +344,7 @@ class Settings(DetectorConfig, ClassifierSettings, DataSettings):
 
 def main(settings: Settings) -> None:
     generator_given = settings.generator is not None
-    settings.check(attacks=bool(settings.attacks) or generator_given, discriminator=settings.discriminator)
+    settings.check(attacks=len(settings.attacks) + generator_given, discriminator=settings.discriminator)
     specs = [parse_attack(text) for text in settings.attacks]
     spec = settings.classifier
     accelerator = training.init_accelerator(settings.seed, settings.threads, one_process=True)

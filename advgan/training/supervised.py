@@ -26,7 +26,7 @@ from advgan.core.json_files import check_int
 from advgan.core.weights import check_trainable, device_of
 from advgan.data import Data, Split, Stream, training_batches
 from advgan.data.batches import augment, check_shift
-from advgan.data.sources import as_split, hold_out
+from advgan.data.sources import as_split, hold_out, note_shared
 from advgan.evaluation import predict
 from advgan.training.defaults import MAX_STEPS
 from advgan.training.run_directory import RunDirectory
@@ -91,6 +91,8 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
             raise InputError(f"{name} has no labels: expected pairs (x, y), got images alone")
     if held_out is None:
         source, held_out = hold_out(source, seed)
+    else:
+        note_shared(source.split, held_out.split)
     split, held = source.split, held_out.split
     assert not isinstance(held, Stream), "a stream has no labels of all its images"
     x, _ = next(held.first(2).batches(2))

@@ -134,10 +134,13 @@ class GANTrainer:
 
     @torch.no_grad()
     def _fault_of_target(self, x: Tensor) -> str | None:
-        """What makes a loss infinite beside the learning rate: the target's logits of clean images `x` (n, c, h, w)."""
+        """What makes a loss infinite beside the learning rate: the target's logits of clean images `x` (n, c, h, w), or
+        the caller's own loss."""
         logits = self.model(x)
         if count := int((~torch.isfinite(logits).all(1)).sum()):
             return f"the target returns NaN or infinity for {count} of {len(x)} clean images: leave such images out"
+        if not isinstance(self.loss, LossConfig):
+            return "the target's logits of the clean images are finite: are the values and gradients of your loss?"
         if self.step == 0:
             return f"before any step: are the target's logits, which reach {logits.abs().max().item():.3g}, too large?"
         return None

@@ -94,7 +94,8 @@ def test_violations_are_named(change, message):
 
 @pytest.mark.parametrize(
     ("eps", "norm", "message"),
-    [(0, "linf", "in \\(0, 1\\].*got 0"), (1.5, "linf", "got 1.5"), (-1, "l2", "positive, got -1"),
+    [(0, "linf", "in \\(0, 1\\].*got 0"), (1.5, "linf", "got 1.5"),
+     (-1, "l2", "in \\(0, 1e\\+06\\].*got -1"), (1e300, "l2", "got 1e\\+300"),
      (float("nan"), "linf", "got nan"), (float("inf"), "l2", "got inf"), (0.1, "l1", "norm must be one of")],
 )  # fmt: skip
 def test_invalid_eps_raises(eps, norm, message):

@@ -1,6 +1,7 @@
 """Images of a caller as a Split: the labels of the items, the part that a sampler draws, errors."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    Subset,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
 
-from advgan.core.errors import InputError
-from advgan.data.sources import as_split
+from advgan.core.errors import InputError, note
+from advgan.data.sources import as_split, note_shared
 
 X, Y = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
 ODD = [1, 3, 5, 7, 9, 11]
@@ -76,3 +78,37 @@ class Stream(IterableDataset[Any]):
 def test_items_that_are_refused(item: Callable[[int], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         as_split(Stream(item))
+
+
+def test_validation_images_among_the_training_images_are_a_note(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    x = torch.rand(9, 1, 8, 8)
+    grey, other = (255 * x).byte(), torch.rand(2, 1, 8, 8)
+    data = TensorDataset(x, torch.arange(9))
+
+    class Own(Dataset[Any]):
+        def __len__(self) -> int:
+            return 9
+
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+            return x[i], 0
+
+    own = Own()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for i in range(4 if folder == "a" else 2):
+            Image.fromarray(grey[i, 0].numpy()).save(tmp_path / folder / f"{i}.png")
+    for train, validation, n in [
+        (x, torch.cat([x[2:5], other]), "3 of 5"),
+        (grey, grey[:2].float() / 255, "2 of 2"),
+        (data, x[:4].numpy(), "4 of 4"),
+        (Subset(own, range(6)), Subset(own, [4, 5, 6]), "2 of 3"),
+        (tmp_path / "a", tmp_path / "b", "2 of 2"),
+        (x, other, None),
+        (Subset(own, [0, 1]), Subset(own, [2, 3]), None),
+    ]:
+        note.cache_clear()
+        note_shared(as_split(train).split, as_split(validation).split)
+        err = capsys.readouterr().err
+        assert (f"{n} validation images are training images" in err) if n else not err

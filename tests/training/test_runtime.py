@@ -80,6 +80,13 @@ def test_a_newer_state_replaces_the_older_one(saved):
     assert training.latest_state(directory, "generator") is None
 
 
+def test_the_newest_state_is_the_one_of_the_most_steps(tmp_path):
+    names = ["step-9999999", "step-10000000", "step-10000000+"]
+    for n in range(1, 4):
+        (tmp_path / "state" / "generator" / names[n - 1]).mkdir(parents=True)
+        assert training.latest_state(tmp_path, "generator").name == names[n - 1]
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "objects.pt"])
 def test_a_damaged_state_is_refused_in_one_line(saved, file):
     state, _, _, directory = saved

@@ -203,6 +203,11 @@ def test_program_of_discriminator(words: list[str], classifier: Path, tmp_path: 
         (["--fpr", "0"], "fpr must be in (0, 1), the fraction of clean images rejected, got 0.0"),
         (["--fpr", "1"], "fpr must be in (0, 1)"),
         (["--steps", "0"], "steps must be positive, got 0"),
+        (["--max-samples", "1"], "max_samples must be at least 2"),
+        (
+            ["--kind", "binary", "--attacks", "fgsm", "pgd", "ifgsm", "--max-samples", "2"],
+            "at least 3, an image for",
+        ),
         (["--steps", "40"], "steps does nothing with kind feature-squeezing, got 40"),
         (["--kind", "discriminator"], "kind discriminator: expected a discriminator, got none"),
         (["--discriminator", "run"], "kind feature-squeezing: expected no discriminator, got run"),

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import sha256_of
 from advgan.core.threat_model import eps_text
-from advgan.core.training_record import PROGRESS
+from advgan.core.training_record import PROGRESS, newest_state
 from advgan.training.runtime.distributed import in_any_process
 
 # Settings that a resumed run may change: paths and speed, not results.
@@ -205,7 +205,7 @@ def extension_note(record: TrainState) -> str:
 
 def latest_state(output_dir: Path, artefact: str) -> Path | None:
     """The newest complete training state of a run, if there is one."""
-    return max((output_dir / "state" / artefact).glob("step-*"), default=None)
+    return newest_state(output_dir / "state" / artefact)
 
 
 def unfinished(output_dir: Path) -> bool:
