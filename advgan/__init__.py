@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from advgan.core.errors import InputError
@@ -43,7 +45,15 @@ _install_moved()
 
 
 def __getattr__(name: str) -> Any:
-    """The names that need PyTorch, when they are asked for: `advgan --help` does not wait for it (PEP 562)."""
-    if name not in _HOMES:
+    """The names that need PyTorch, and the packages, `advgan.attacks`, when they are used: `advgan --help` does not
+    wait for them (PEP 562)."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    """For completion: also what is not imported yet."""
+    return sorted({*globals(), *__all__, *(module.name for module in iter_modules(__path__))})

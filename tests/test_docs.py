@@ -1,6 +1,8 @@
 """Documents: names, files, links, commands and flags in them exist, and their Python code runs."""
 
+import builtins
 import importlib
+import inspect
 import re
 import shlex
 from itertools import takewhile
@@ -12,6 +14,8 @@ import torch
 import yaml
 from torch import nn
 
+import advgan
+from advgan import training
 from advgan.cli.main import COMMANDS
 from advgan.core.config import parse
 from advgan.core.errors import InputError
@@ -65,6 +69,29 @@ def resolve(name: str) -> Any:
             found = getattr(found, part)
         return found
     raise AssertionError(f"{name} is no module")
+
+
+def test_packages_are_attributes_of_a_fresh_import(program) -> None:
+    """As the README writes them: `import advgan`, then `advgan.attacks.pgd(...)`."""
+    names = [
+        "attacks.pgd",
+        "classifiers.BlackBox",
+        "bridges.foolbox.AdvGAN",
+        "training.GeneratorConfig",
+        "data.load_data",
+    ]
+    program("-c", "import advgan; print(" + ", ".join(f"advgan.{name}" for name in names) + ")")
+    assert {"attacks", "training", "fit"} <= set(dir(advgan))
+    with pytest.raises(AttributeError, match="module 'advgan' has no attribute 'attack'"):
+        advgan.attack  # noqa: B018
+
+
+@pytest.mark.parametrize("name", [*advgan.__all__, *training.__all__, *training._HOMES])
+def test_docstrings_name_classes_that_can_be_imported(name: str) -> None:
+    """Those that a user of the function has to make or catch: XConfig, XError, Interrupted, XInputs."""
+    text = inspect.getdoc(getattr(advgan if name in advgan.__all__ else training, name)) or ""
+    for used in set(re.findall(r"\b(?:[A-Z][a-z]+)+(?:Config|Error|Inputs)\b|\bInterrupted\b", text)):
+        assert hasattr(advgan, used) or hasattr(training, used) or hasattr(builtins, used), used
 
 
 @each_document
