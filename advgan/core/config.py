@@ -70,8 +70,8 @@ def run(
 
     Bad input ends in one line on stderr and exit code 2; a fault of the file system (a full disk, no permission), too
     little memory or a loss that is not finite in one line and exit code 1; a closed pipe (`advgan info RUN | head`) in
-    exit code 1 alone; SIGINT and SIGTERM in 130 and 143. Names from files and servers are printed without control
-    characters, on terminals and pipes of any encoding.
+    exit code 1 alone; SIGINT, SIGTERM and SIGHUP in 130, 143 and 129. Names from files and servers are printed without
+    control characters, on terminals and pipes of any encoding.
 
     `prog` is the program's name in the help; None: its file.
     """

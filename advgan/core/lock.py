@@ -81,7 +81,11 @@ def _flock(path: Path) -> str | None:
                 os.close(descriptor)
                 continue
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, _own_name().encode())
+            try:
+                os.write(descriptor, _own_name().encode())
+            except OSError:  # a full disk
+                path.unlink()
+                raise
         except BaseException as error:
             os.close(descriptor)
             if isinstance(error, BlockingIOError) or getattr(error, "errno", None) == errno.EACCES:

@@ -1,14 +1,17 @@
-"""SIGINT and SIGTERM end a program with exit code 130 or 143, from its first import to its last line."""
+"""SIGINT, SIGTERM and SIGHUP end a program with exit code 130, 143 or 129, from its first import to its last line."""
 
 import os
 import signal
+import stat
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANGUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP else []))
 SAME_REQUEST = 1.0  # seconds: a terminal and a launcher both forward one Ctrl-C
 GRACE = 10.0  # seconds for the clean-up after a signal; launchers kill after 30
 _first: tuple[int, float] | None = None  # number and time of the signal that ends the program
@@ -21,8 +24,8 @@ def exit_code(number: int) -> int:
 
 
 def stopped_by_signal(returncode: int) -> int | None:
-    """The exit code 130 or 143 of a child process that SIGINT or SIGTERM ended, also before it could handle it; None
-    for any other return code."""
+    """The exit code of a child process that one of `SIGNALS` ended, also before it could handle it; None for any other
+    return code."""
     code = exit_code(-returncode) if returncode < 0 else returncode
     return code if code in map(exit_code, SIGNALS) else None
 
@@ -32,8 +35,27 @@ def exit_on_signals() -> None:
 
     An exception instead would be caught by some imports, or break them.
     """
-    for number in SIGNALS:
-        signal.signal(number, _exit_at_once)
+    handle_signals(_exit_at_once)
+
+
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Install `handler` for `SIGNALS`; returns the handlers before. A SIGHUP that is ignored, as under nohup, stays
+    ignored; after another one, text for a closed terminal is discarded."""
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if number == HANGUP:
+            _discard_text_for_closed_terminals()
+        handler(number, frame)
+
+    ignored = {HANGUP} if HANGUP and signal.getsignal(HANGUP) == signal.SIG_IGN else set()
+    return {number: signal.signal(number, receive) for number in SIGNALS if number not in ignored}
+
+
+def _discard_text_for_closed_terminals() -> None:
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 @contextmanager
@@ -47,7 +69,7 @@ def exiting_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # which has no signals
         yield
         return
-    before = {number: signal.signal(number, _raise_exit) for number in SIGNALS}
+    before = handle_signals(_raise_exit)
     _first = None
     try:
         yield

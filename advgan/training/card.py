@@ -1,8 +1,10 @@
 """Model cards: metrics of a network and the command that trained it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from advgan.core.errors import listing
+from advgan.core.terminal import printable
 from advgan.core.threat_model import eps_text
 from advgan.data import Data, Stream
 from advgan.training.defaults import SMALL
@@ -139,8 +141,18 @@ def detector_card(summary: dict[str, Any]) -> str:
     chosen = {
         key: value for key, value in summary["settings"].items() if key not in (*IGNORED_ON_RESUME, "target_sha256")
     }
-    values = {**summary, **summary["settings"], "attacks": lines, "eps_text": eps_text(summary["settings"]["eps"])}
-    return DETECTOR.format(**values, command=command("train/detector.py", chosen))
+    values = {**summary, **summary["settings"], "eps_text": eps_text(summary["settings"]["eps"])}
+    texts = {"attacks": lines, "command": command("train/detector.py", plain(chosen))}
+    return DETECTOR.format(**plain(values) | texts)
+
+
+def plain(value: Any) -> Any:
+    """`value` (of JSON) with each text on one line, without tags and control characters: names are anybody's."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [*map(plain, value)]
+    return printable(value).replace("<", "&lt;") if isinstance(value, str) else value
 
 
 def command(program: str, settings: dict[str, Any]) -> str:
@@ -157,7 +169,7 @@ def command(program: str, settings: dict[str, Any]) -> str:
 def _filled(
     card: str, program: str | None, settings: dict[str, Any], metrics: dict[str, float], c: float, **texts: str
 ) -> str:
-    s = settings
+    s = plain(settings)
     direction = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
     if s.get("any_class"):
         targets = s.get("target_classes")
@@ -235,7 +247,7 @@ attacks is lower: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
 
 def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -> str:
     """Markdown for a classifier: `settings` of train/classifier.py, and the `run` of its training.json."""
-    s, tested, robust = settings, run["test"], settings["adversarial"] is not None
+    s, tested, robust = plain(settings), run["test"], settings["adversarial"] is not None
     best = next(h for h in run["history"] if h["step"] == run["best_step"])
     n, chosen = len(data.validation), "chosen on them"
     rows = [(f"accuracy, validation ({n} images, {chosen})", best["accuracy"])]
@@ -257,7 +269,7 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
         shape="x".join(map(str, data.image_shape)),
         k=data.num_classes,
         n_train="streamed" if isinstance(data.train, Stream) else len(data.train),
-        classes=listing(data.classes, 20),
+        classes=listing(plain(data.classes), 20),
         command=command("train/classifier.py", s),
         meaning=ROBUST.format(**s, eps_text=eps_text(s["eps"])) if robust else PLAIN,
     )

@@ -38,7 +38,7 @@ from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.evaluation import predict
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.training.card import command
+from advgan.training.card import command, plain
 from advgan.training.frozen import training_context
 from advgan.training.run_directory import Place, RunDirectory, RunFlags, save_settings
 from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, accuracy, labelled_data, replaced
@@ -270,6 +270,7 @@ def finalize(settings: Settings, steps: DistillationTraining) -> None:
 def card(settings: Settings, data: Data, record: training.TrainState, phase: Phase) -> str:
     """The model card: metrics and the command that trained it."""
     given = {k: v for k, v in training.to_jsonable(settings).items() if k not in training.IGNORED_ON_RESUME}
+    given = plain(given)
     channels, height, width = data.image_shape
     accuracies, temperature = record["accuracies"][phase], f"temperature {settings.temperature:g}"
     seconds = f"{record['seconds']:.0f} s"
@@ -279,12 +280,12 @@ def card(settings: Settings, data: Data, record: training.TrainState, phase: Pha
 library_name: advgan
 tags: [image-classification, adversarial-examples, defensive-distillation, advgan]
 ---
-# `{settings.target}` on {settings.dataset}, {phase} of a defensive distillation at {temperature}
+# `{given["target"]}` on {given["dataset"]}, {phase} of a defensive distillation at {temperature}
 
 A classifier to be attacked: {channels}x{height}x{width} images in [0, 1] -> logits of {data.num_classes} classes.
 
     from advgan.classifiers import load_target
-    model = load_target("{settings.target}", weights=DIRECTORY)  # the directory of this card
+    model = load_target("{given["target"]}", weights=DIRECTORY)  # the directory of this card
 
 It learned {learned}, at {temperature} (Papernot et al. 2016, arXiv:1511.04508), and
 is used at temperature 1: its logits are {settings.temperature:g} times as large as a plain classifier's.
@@ -293,7 +294,7 @@ is used at temperature 1: its logits are {settings.temperature:g} times as large
 |---|---|
 | accuracy, test ({len(data.test)} images, seen once) | {tested} |
 | accuracy, validation ({len(data.validation)} images; nothing was chosen on them) | {accuracies["validation"]:.2%} |
-| trained on | {len(data.train)} images of {settings.dataset}, classes {listing(data.classes, 20)} |
+| trained on | {len(data.train)} images of {given["dataset"]}, classes {listing(plain(data.classes), 20)} |
 | training, of both nets | {record["step"]} steps of {settings.batch_size} images, {seconds}, seed {settings.seed} |
 | made by | `{command("train/distill.py", given)}` |
 

@@ -1,11 +1,13 @@
-"""SIGINT and SIGTERM: exit codes 130 and 143 at any point of every program."""
+"""SIGINT, SIGTERM and SIGHUP: exit codes 130, 143 and 129 at any point of every program."""
 
 import ast
+import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from advgan.core.shutdown import exit_code, stopped_by_signal
 from advgan.experiments import trainings as programs
 from tests.conftest import ROOT
 
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 STARTS = r"exit_on_signals\(\)|run_program\("
 PROGRAMS = [
     path
@@ -137,6 +139,37 @@ def test_signal_handlers_import_no_pytorch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_ignored_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with training.GracefulShutdown() as stop:
+            send(signal.SIGHUP)
+            assert not stop.received_signal
+        run(lambda settings: send(signal.SIGHUP), Settings, [])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_text_for_a_closed_terminal_is_no_fault(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom advgan.core.shutdown import handle_signals\n"
+        "received = []\nhandle_signals(lambda number, frame: received.append(number))\nprint('ready', flush=True)\n"
+        "while not received:\n    time.sleep(0.01)\n"
+        "print('saved', flush=True)\nPath(sys.argv[1]).write_text('complete')\n"
+    )
+    master, terminal = os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "state"],
+        **{"stdin": terminal, "stdout": terminal, "stderr": terminal, "cwd": ROOT, "start_new_session": True},
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    assert os.read(master, 5) == b"ready"
+    os.close(master)  # as a window or a connection
+    assert child.wait(60) == 0
+    assert (tmp_path / "state").read_text() == "complete"
+
+
 def test_signal_during_imports() -> None:
     code = (
         "import os, signal\n"
@@ -197,7 +230,8 @@ def test_signal_while_waiting_for_other_processes_ends_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("returncode", "code"), [(143, 143), (130, 130), (-15, 143), (-2, 130), (0, None), (2, None), (-9, None), (1, None)]
+    ("returncode", "code"),
+    [(143, 143), (130, 130), (-15, 143), (-2, 130), (-1, 129), (0, None), (2, None), (-9, None), (1, None)],
 )
 def test_return_codes_of_stopped_processes(returncode: int, code: int | None) -> None:
     assert stopped_by_signal(returncode) == code
@@ -216,4 +250,4 @@ def test_stopped_child_stops_parent_with_same_code(
 
 
 def test_exit_code_of_each_signal() -> None:
-    assert [exit_code(number) for number in shutdown.SIGNALS] == [130, 143]
+    assert [exit_code(number) for number in shutdown.SIGNALS] == [130, 143, 129]

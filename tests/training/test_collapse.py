@@ -33,16 +33,25 @@ def test_without_a_gan_loss_the_discriminator_is_no_symptom(caught):
     assert len(collapse_warnings(NOISE, X, 0.3, d_real_acc=1.0, d_fake_acc=caught)) == 1
 
 
+SETTINGS = {
+    **{"target": "t", "dataset": "d", "norm": "linf", "eps": 0.3, "y_target": None, "architecture": "patch"},
+    **{"adversarial": "margin", "kappa": 5.0, "gan": "least-squares", "alpha": 0.0, "beta": 0.0},
+    **{"batch_size": 16, "seed": 0},
+}
+METRICS = dict.fromkeys(("n_correct", "asr", "l2", "hinge_active", "step", "seconds"), 0.5)
+
+
+def test_names_in_a_card_are_one_line_of_text():
+    name = "<b>\x1b[31m\n# Certified\u202e"
+    card = generator_card(SETTINGS | {"target": name, "y_target": name, "target_classes": [name]}, METRICS, 1.5)
+    assert "# A one-pass attack on &lt;b>\\x1b[31m\\n# Certified\\u202e (d)\n" in card
+    assert not any(text in card for text in ("\x1b", "\u202e", "\n# Certified", "<b>"))
+
+
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.05), (0.1, 0.05)])
 def test_a_card_shows_the_terms_that_the_loss_had(alpha, beta):
-    settings = {
-        **{"target": "t", "dataset": "d", "norm": "linf", "eps": 0.3, "y_target": None, "architecture": "patch"},
-        **{"adversarial": "margin", "kappa": 5.0, "gan": "least-squares", "alpha": alpha, "beta": beta},
-        **{"batch_size": 16, "seed": 0},
-    }
-    figures = dict.fromkeys(("n_correct", "asr", "l2", "hinge_active", "step", "seconds"), 0.5)
-    figures |= {"d_accuracy": 0.5} if alpha else {}
-    card = generator_card(settings, figures, 1.5)
+    metrics = METRICS | ({"d_accuracy": 0.5} if alpha else {})
+    card = generator_card(SETTINGS | {"alpha": alpha, "beta": beta}, metrics, 1.5)
     assert ("L_GAN" in card) == ("| discriminator's accuracy | 50.0% |" in card) == (alpha > 0)
     assert ("L_hinge (c = 1.5)" in card) == ("active hinge (l2 above c) | 50.0% |" in card) == (beta > 0)
 

@@ -186,7 +186,9 @@ def saving(accelerator: Accelerator, directory: Path) -> Iterator[None]:
 
 def _fault(error: Exception, directory: Path) -> str:
     """The system's error for a write in `directory`, and the free space there where that may be the cause."""
-    fault = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else one_line(error)
+    fault = one_line(error)
+    if isinstance(error, OSError) and error.strerror:
+        fault = ": ".join(map(str, filter(None, (error.strerror, error.filename))))
     not_space = isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if not_space:
         return fault

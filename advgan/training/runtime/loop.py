@@ -20,7 +20,7 @@ from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.errors import NotFiniteError
-from advgan.core.shutdown import SAME_REQUEST, SIGNALS, exit_code
+from advgan.core.shutdown import SAME_REQUEST, SIGNALS, exit_code, handle_signals
 from advgan.core.terminal import bar_console
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # set by accelerate launch, by torchrun
@@ -55,11 +55,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(SystemExit):
-    """A training ended early by SIGTERM; with `output_dir` its state is saved."""
+    """A training ended early by SIGTERM or SIGHUP; with `output_dir` its state is saved."""
 
 
 class GracefulShutdown:
-    """SIGINT and SIGTERM as a request that the loop checks after each step; `code` is the exit code of the signal.
+    """SIGINT, SIGTERM and SIGHUP as a request that the loop checks after each step; `code`: the signal's exit code.
 
     with GracefulShutdown() as stop:
         for batch in batches:
@@ -72,7 +72,7 @@ class GracefulShutdown:
     """
 
     def __init__(self) -> None:
-        self.code = 0  # 130 or 143 once `requested` was true
+        self.code = 0  # 130, 143 or 129 once `requested` was true
         self._first: tuple[int, float] | None = None  # number and time of the first signal
         self._waits = True
         launched = not LAUNCHED.isdisjoint(os.environ)
@@ -80,8 +80,7 @@ class GracefulShutdown:
 
     def __enter__(self) -> Self:
         main_thread = threading.current_thread() is threading.main_thread()  # others have no signals
-        numbers = SIGNALS if main_thread else ()
-        self._before = {number: signal.signal(number, self._receive) for number in numbers}
+        self._before = handle_signals(self._receive) if main_thread else {}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -125,8 +124,8 @@ class GracefulShutdown:
             flags = torch.tensor(
                 [float(number == signal_number) for signal_number in SIGNALS], device=accelerator.device
             )
-            received = dict(zip(SIGNALS, accelerator.reduce(flags, reduction="sum").tolist(), strict=True))
-            number = signal.SIGTERM if received[signal.SIGTERM] else signal.SIGINT if received[signal.SIGINT] else 0
+            received = zip(SIGNALS, accelerator.reduce(flags, reduction="sum").tolist(), strict=True)
+            number = max((number for number, count in received if count), default=0)  # SIGTERM before SIGINT
         if number:
             self.code = exit_code(number)
         return bool(number)
