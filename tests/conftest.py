@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: its threads cost more than small problems gain
+
 import numpy as np
 import pytest
 import torch

@@ -133,7 +133,9 @@ def test_carlini_wagner_reaches_confidence_kappa(targeted: bool) -> None:
         x_adv = quick_cw(model, x, y, kappa=kappa, y_target=target_class)
         assert (x_adv != x).flatten(1).any(1).all()
         assert (get_loss("margin")(model(x_adv), y, target_class) >= kappa - 1e-4).all()
-    # A linear model of two classes: the distance grows with the lead.
+
+
+def test_carlini_wagner_distance_grows_with_kappa_on_linear_model() -> None:
     model, x = linear(2), torch.full((1, 1, 4, 4), 0.5)
     y = predicted_labels(model, x)
     gap = model(x).max() - model(x).min()
