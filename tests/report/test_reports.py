@@ -9,10 +9,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from rich.console import Console
 
@@ -325,7 +327,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("results")
     whole = comparison()
     first = replace(whole, results=whole.results[2:3], summary=whole.summary | {"rows": whole.summary["rows"][2:3]})
-    write_report(directory, first)
+    with patch.object(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer):
+        write_report(directory, first)
     write_report(directory, whole)
     return directory
 

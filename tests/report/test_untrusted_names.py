@@ -6,9 +6,11 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from markdown_it import MarkdownIt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advgan.report.comparison import Comparison
@@ -65,7 +67,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("hostile")
-    write_report(directory, hostile())
+    with patch.object(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer):  # named and placed, not drawn
+        write_report(directory, hostile())
     return directory
 
 
