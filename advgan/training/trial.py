@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from advgan.attacks.common import find_adversarial
 from advgan.attacks.fgsm import fgsm
@@ -145,6 +144,8 @@ def _unet_is_fast(images: Images, device: torch.device) -> bool:
 
     Operations of convolutions, matrix products and attention: times would not be the same twice.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton: slow
+
     x = torch.full((2, *images.train.image_shape), 0.5, device=device)
     unet = Generator(channels=x.shape[1], **UNET).to(device)
     counts = []

@@ -13,7 +13,6 @@ from advgan.cli.attack_images.work import ManifestRow
 from advgan.core.errors import InputError, warn
 from advgan.core.files import atomic_write, check_writable
 from advgan.data.image_file import open_image
-from advgan.report.figures.photo_classes import ShownPhoto, photo_classes
 
 PHOTOS = 4  # in a figure, at most
 SIDE = 360  # of an image in it, in pixels
@@ -28,6 +27,8 @@ def write_figure(
 ) -> None:
     """Draw the first photos that were attacked in each of the `runs`, output folder -> rows, one for each of `aims`;
     where there are none, only warn."""
+    from advgan.report.figures.photo_classes import ShownPhoto, photo_classes  # imports Matplotlib: slow
+
     by_name = [{row["input"]: row for row in rows if row["status"] == "ok"} for rows in runs.values()]
     attacked = [image for image in images if all(image.name in rows for rows in by_name)][:PHOTOS]
     if not attacked:
