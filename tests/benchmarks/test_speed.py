@@ -319,9 +319,11 @@ def test_what_runs_in_processes_of_its_own(
     assert "no compiler" in shown
 
 
-def test_a_training_says_how_long_its_steps_took(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_training_says_how_long_its_steps_took(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(training_steps, "STEPS", 1)
-    assert training_steps.seconds_a_step((), ("--threads", "1", "--width", "8", "--batch-size", "16")) > 0
+    with monkeypatch.context() as here:
+        here.setattr(training_steps.subprocess, "run", lambda command, **_: script(*command[1:]))
+        assert training_steps.seconds_a_step((), ("--threads", "1", "--width", "8", "--batch-size", "16")) > 0
     (tmp_path / "train").mkdir()
     stub = "import sys; print('a warning\\nerror: no way', file=sys.stderr); sys.exit(2)"
     (tmp_path / "train/advgan.py").write_text(stub)

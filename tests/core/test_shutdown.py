@@ -134,6 +134,12 @@ def test_programs_handle_signals_before_other_imports(path: Path) -> None:
     assert modules - {"__future__"} in ({"pathlib", "advgan.core.shutdown"}, {"pathlib", "advgan.core.program"})
 
 
+def test_programs_differ_only_in_their_module() -> None:
+    """A start of one, in a process of its own, is a test of all; the others' tests run them in this process."""
+    starts = {ast.unparse(ast.parse(path.read_text()).body[1:]) for path in PROGRAMS}
+    assert len({re.sub(r"(?<=run_program\()'[\w.]+'", "", start) for start in starts}) == 1
+
+
 def test_signal_handlers_import_no_pytorch() -> None:
     code = "import sys, advgan.core.program; sys.exit(bool({'torch', 'numpy', 'tyro'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

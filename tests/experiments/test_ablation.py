@@ -66,10 +66,9 @@ def test_cells_and_a_report(finished: Path) -> None:
     assert (finished / "report.md").read_text().count("\n| ") == 2
 
 
-@pytest.mark.program
-def test_finished_cells_are_kept_as_a_user_runs_it(finished: Path, program: Run, words: list[str]) -> None:
+def test_finished_cells_are_kept_as_a_user_runs_it(finished: Path, script: Run, words: list[str]) -> None:
     trained = (finished / "full-0" / "training.json").read_text()
-    done = program("eval/ablation.py", *words, "--variants", "full", "no-gan", "--output-dir", finished)
+    done = script("eval/ablation.py", *words, "--variants", "full", "no-gan", "--output-dir", finished)
     assert f"report: {finished / 'report.md'}" in done.stdout
     assert (finished / "full-0" / "training.json").read_text() == trained  # with the times of the first
 

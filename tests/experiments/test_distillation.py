@@ -154,9 +154,8 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Pa
     return found
 
 
-@pytest.mark.program
-def test_the_program_leaves_a_student_and_a_teacher(program: Run, words: list[str], tmp_path: Path) -> None:
-    done = program("train/distill.py", *words, "--output-dir", tmp_path)
+def test_the_program_leaves_a_student_and_a_teacher(script: Run, words: list[str], tmp_path: Path) -> None:
+    done = script("train/distill.py", *words, "--output-dir", tmp_path)
     assert f"student in {tmp_path / 'classifier'}, teacher in {tmp_path / 'teacher'}" in done.stdout
     told = json.loads((tmp_path / "classifier" / "training.json").read_text())
     digest_and_progress = {"sha256", "finished", "total_steps"}

@@ -67,9 +67,8 @@ def queries(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BlackBox, Tensor]]:
     return queries
 
 
-@pytest.mark.program
-def test_program_saves_substitute_and_generator(program: Run, words: list[str], tmp_path: Path) -> None:
-    done = program("train/substitute.py", *words, "--output-dir", tmp_path)
+def test_program_saves_substitute_and_generator(script: Run, words: list[str], tmp_path: Path) -> None:
+    done = script("train/substitute.py", *words, "--output-dir", tmp_path)
     assert "160 queries (validation: 192 more)" in done.stdout
     assert "tensorboard --logdir" in done.stdout
     generator, x = Generator.from_pretrained(tmp_path), torch.rand(4, 1, 28, 28)

@@ -36,9 +36,8 @@ def weights(run_directory: Path) -> dict[str, torch.Tensor]:
     return load_file(run_directory / "classifier" / "model.safetensors")
 
 
-@pytest.mark.program
-def test_the_program_trains_a_classifier_with_card_and_log(program, words, tmp_path):
-    done = program("train/classifier.py", *words, "--output-dir", tmp_path)
+def test_the_program_trains_a_classifier_with_card_and_log(script, words, tmp_path):
+    done = script("train/classifier.py", *words, "--output-dir", tmp_path)
     assert "tensorboard --logdir" in done.stdout
     target = load_target("mnist-c", tmp_path)
     assert (target.image_shape, target.num_classes) == ((1, 28, 28), 3)

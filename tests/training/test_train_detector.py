@@ -115,8 +115,7 @@ def test_train_detector_raises(
         train_detector(model, images, images, attacks, **{"kind": "binary", "steps": 2} | settings)
 
 
-@pytest.mark.program
-def test_program_of_binary_detector(program: Run, script: Run, words: list[str], digits: Path, tmp_path: Path) -> None:
+def test_program_of_binary_detector(script: Run, words: list[str], digits: Path, tmp_path: Path) -> None:
     call = [
         "train/detector.py",
         *words,
@@ -130,7 +129,7 @@ def test_program_of_binary_detector(program: Run, script: Run, words: list[str],
         "--batch-size",
         "16",
     ]
-    done = program(*call)
+    done = script(*call)
     assert "--defense reject:detector=" in done.stdout
     folder = tmp_path / "out" / "detector"
     assert {file.name for file in folder.iterdir()} == {
