@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
@@ -214,12 +214,31 @@ def randomise_conditioning(generator: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.5)
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+BLANK = np.zeros((8, 8, 3), np.uint8)
+
+
+@contextmanager
+def no_figures() -> Iterator[None]:
     """Figures are not drawn, and a comparison has none: most of the time of a report goes to them."""
-    monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: canvas.get_renderer())
-    monkeypatch.setattr("advgan.report.figures.FIGURES", ())
-    monkeypatch.setattr("advgan.report.figures.style.pixels", lambda figure: np.zeros((8, 8, 3), np.uint8))
+    with (
+        patch.object(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer),
+        patch("advgan.report.figures.FIGURES", ()),
+        patch("advgan.report.figures.style.pixels", lambda figure: BLANK.copy()),
+    ):
+        yield
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    with no_figures():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def undrawn_validations() -> Iterator[None]:
+    """Trainings draw no images of their validations, a third of the time of small ones: see test_tensorboard.py."""
+    with patch("advgan.training.validation.gallery", lambda *_: BLANK.copy()):
+        yield
 
 
 @pytest.fixture(autouse=True)

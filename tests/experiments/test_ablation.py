@@ -13,7 +13,7 @@ from advgan.core.config import parse, run
 from advgan.core.json_files import read_sealed, sealed
 from advgan.experiments import trainings as programs
 from advgan.training.detector import Settings as DetectorSettings
-from tests.conftest import Run
+from tests.conftest import Run, no_figures
 
 ablation = importlib.import_module("advgan.experiments.ablation.run")
 
@@ -33,7 +33,7 @@ def words(digits: Path, classifier: Path, tmp_path_factory: pytest.TempPathFacto
 def finished(script: Run, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two cells, whose programs run in this process."""
     out = tmp_path_factory.mktemp("ablation")
-    with patch.object(programs, "run_until_signal", lambda command: script(*command[1:]).returncode):
+    with no_figures(), patch.object(programs, "run_until_signal", lambda command: script(*command[1:]).returncode):
         run(ablation.main, ablation.Settings, [*words, "--variants", "full", "no-gan", "--output-dir", str(out)])
     return out
 

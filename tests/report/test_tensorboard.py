@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures import with_caption
 from advgan.report.figures.plot_groups import safe
+from advgan.report.gallery import gallery
 from advgan.report.table import markdown, plots
 from advgan.report.tensorboard import command, write_comparison
 from advgan.training.validation import ValidationResult, write_validation
@@ -106,7 +107,8 @@ def test_texts_are_tables_and_verdicts(logs: Path) -> None:
     assert "step is 1000 eps" in text("1_how to read this")
 
 
-def test_validation_scalars_images_and_warnings(tmp_path: Path) -> None:
+def test_validation_scalars_images_and_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advgan.training.validation.gallery", gallery)
     logits = torch.eye(3)
     x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     figures, counts = {"n": 3.0, "asr": 0.5}, torch.tensor([1.0, 2.0, 0.0])
