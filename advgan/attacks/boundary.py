@@ -41,7 +41,7 @@ def to_boundary(
     result, changed = x_adv.clone(), (x_adv != x).flatten(1).any(1).nonzero().flatten()
     problem = AttackProblem(model, x, y, y_target, Threat(norm), get_loss("margin", targeted=y_target is not None))
     with frozen_eval(model), torch.no_grad():
-        for i in changed.split(CHUNK if x.device.type == "cpu" else max(len(changed), 1)):
+        for i in changed.split(CHUNK if x.device.type == "cpu" else len(changed)) if len(changed) else ():
             result[i] = _batch_to_boundary(problem[i], x_adv[i], kappa)
     return result
 

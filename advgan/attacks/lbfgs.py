@@ -57,8 +57,9 @@ def lbfgs(
     x_adv = x.clone()
     model = nn.Sequential(model)  # hides a rejection score: a line search needs one smooth objective
     with frozen_eval(model):
-        with torch.no_grad():  # all at once: probabilities are recognised by several images
-            check_classes(y if y_target is None else torch.maximum(y, y_target), model(x))
+        if len(x):
+            with torch.no_grad():  # all at once: probabilities are recognised by several images
+                check_classes(y if y_target is None else torch.maximum(y, y_target), model(x))
         for k in range(len(x)):
             target_class = None if y_target is None else y_target[k : k + 1]
             problem = _Problem(model, x[k : k + 1], y[k : k + 1], target_class)

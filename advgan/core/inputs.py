@@ -123,7 +123,8 @@ def as_labels(values: Any, n: int, name: str = "y") -> Tensor:
     try:
         labels = labels if isinstance(labels, Tensor) else torch.as_tensor([_number(label) for label in labels])
     except (TypeError, ValueError, RuntimeError):
-        got = type(next(iter(values), values) if isinstance(values, (list, tuple)) else values).__name__
+        others = [v for v in values if not isinstance(v, Real)] if isinstance(values, (list, tuple)) else []
+        got = type([*others, values][0]).__name__
         raise InputError(f"{name} must be whole numbers, one per image, got {got}") from None
     check_tensor(labels, name, "whole numbers, one per image", "")
     whole = not labels.is_floating_point() and labels.dtype != torch.bool and not labels.is_complex()
@@ -171,6 +172,8 @@ def check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
     if isinstance(value, Tensor):
         if value.is_meta:
             raise InputError(f"{name} must be {expected}, got a tensor on the device meta, which holds no values")
+        if value.is_nested:
+            raise InputError(f"{name} must be {expected}, got a nested tensor: torch.stack(x.unbind())")
         if value.layout != torch.strided:
             raise InputError(f"{name} must be {expected}, got {value.layout}: {name}.to_dense()")
         return

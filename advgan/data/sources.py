@@ -26,6 +26,7 @@ from torch.utils.data import (
 )
 
 from advgan.core.errors import InputError, note
+from advgan.core.files import folder_path
 from advgan.core.inputs import array_as_tensor, as_labels, check_images, check_tensor
 from advgan.data.columns import IMAGE, LABEL
 from advgan.data.folder import as_splits, class_images, split_folders
@@ -109,7 +110,7 @@ def as_split(
     if isinstance(source, (Split, Stream)):
         return Source(source)
     if isinstance(source, (str, Path)):
-        return _folder(Path(source), image_shape, resize)
+        return _folder(folder_path(source, name), image_shape, resize)
     if isinstance(source, DataLoader):
         source = _dataset_of(source)
     if isinstance(source, TensorDataset):
@@ -124,8 +125,9 @@ def as_split(
         return _tensors(source[0], source[1] if len(source) == 2 else None, name)
     got = f"{given.__module__}.{given.__name__}" if given.__name__ in EXPECTED else given.__name__
     if isinstance(source, (tuple, list)):
-        images = len(source) and _is_array(source[0]) and source[0].ndim == 3
-        got += f" of {len(source)}" + (": torch.stack(images)" if images else "")
+        images = source[0] if len(source) == 2 and isinstance(source[0], (tuple, list)) else source
+        listed = len(images) and all(_is_array(image) and image.ndim == 3 for image in images)
+        got += f" of {len(source)}" + (": torch.stack(images)" if listed else "")
     raise InputError(f"{name} must be {EXPECTED}, got {got}")
 
 

@@ -232,7 +232,19 @@ def differentiable(
             leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             with twice_differentiable() if create_graph else nullcontext():
                 logits = classifier(leaf).float()
+        stack.callback(detach_kept, classifier)
         yield InputGradient(leaf, logits, feedbacks, create_graph)
+
+
+def detach_kept(model: nn.Module) -> None:
+    """Detach what the modules of `model` keep of a forward pass, in attributes and in lists and dicts there: a tensor
+    with a graph cannot be copied."""
+    for module in model.modules():
+        attributes = vars(module)
+        for kept in (attributes, *(value for value in attributes.values() if isinstance(value, (list, dict)))):
+            for key, value in list(kept.items() if isinstance(kept, dict) else enumerate(kept)):
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    kept[key] = value.detach()
 
 
 class TwiceDifferentiable(TorchFunctionMode):

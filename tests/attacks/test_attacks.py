@@ -202,6 +202,18 @@ def test_empty_batch(name: str) -> None:
     assert attack(x, y).shape == x.shape
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_model_gets_no_empty_batch(name: str) -> None:
+    """`x.view(len(x), -1)` fails for one. Without images, and without a success: all are misclassified already."""
+    model, x, sizes = conv_net(), images(3), list[int]()
+    wrong = (predicted_labels(model, x) + 1) % 5
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    attack = make_attack(spec(name), model, Threat("linf", 0.1), generator=generator(1, "linf", None))
+    for n in (0, 3):
+        assert attack(x[:n], wrong[:n]).shape == (n, 1, 12, 12)
+    assert 0 not in sizes
+
+
 # The clamp trap, and its relatives
 
 

@@ -172,6 +172,7 @@ def test_rows_as_a_data_frame(model: nn.Module, images: tuple[Tensor, Tensor]) -
     [
         ([], "expected attacks: names, generators or functions"),
         (["fgms"], "unknown attack 'fgms'"),
+        (["fgsm", "pgd:steps=0"], "steps must be at least 1, got 0"),
         ([3], "expected an attack name, a Generator or a function"),
         ([Generator(classes=5, eps=0.1, width=8, depth=1)], "the generator has 5 target classes, expected 3"),
     ],
@@ -355,6 +356,7 @@ def test_models_that_cannot_be_attacked_are_refused(
         ({"classes": "abc"}, "classes must be a list of names, got the text 'abc'"),
         ({"classes": {1: "a", 2: "b", 3: "c"}}, "classes must have names of 0 to 2, got none of 0"),
         ({"x": torch.zeros(12, 1, 6, 6).to_sparse()}, "got torch.sparse_coo: images.to_dense()"),
+        ({"x": torch.nested.nested_tensor([torch.zeros(1, 6, 6)] * 12)}, "a nested tensor: torch.stack(x.unbind())"),
         ({"x": torch.zeros(12, 1, 6, 6, device="meta")}, "on the device meta, which holds no values"),
     ],
 )

@@ -1,5 +1,6 @@
 """The guide may be any classifier, the network any module: attacked with, saved, loaded again, exported."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,28 @@ def test_a_module_in_memory_is_the_guide_and_stays_as_it_was(kind, tmp_path):
     loaded = Generator.from_pretrained(tmp_path, guide=net())
     assert torch.equal(loaded.perturb(x), generator.perturb(x))
     assert loaded.config == generator.config
+
+
+class Recording(Net):
+    """Keeps its features, as Grad-CAM reads them: in an attribute, a dict and a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_name: dict[str, torch.Tensor] = {}
+        self.outputs: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.features = self.by_name["conv"] = self.conv(x)
+        self.outputs = [self.features]
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.get("architecture", "patch"))
+def test_a_generator_can_be_copied_after_passes_of_a_guide_that_keeps_its_features(kind):
+    generator, x = Generator(width=4, guide=Recording(), image_shape=SHAPE, **kind), torch.rand(3, *SHAPE)
+    copy.deepcopy(generator)(x).sum().backward()
+    generator(x).sum().backward()
+    assert torch.equal(copy.deepcopy(generator).eval().perturb(x), generator.eval().perturb(x))
 
 
 def test_guides_that_cannot_be_used_are_refused():

@@ -142,7 +142,9 @@ def compare(
     among = [attack for attack in named.values() if isinstance(attack, Generator)]
     only = among[0] if len(among) == 1 else None
     for label, attack in named.items():  # errors before any attack is run
-        attack_function(label, attack, target.model, threat, y_target, seed, only)
+        function = attack_function(label, attack, target.model, threat, y_target, seed, only)
+        if isinstance(attack, str):
+            function(x[:0].to(device_of(target.model)), y[:0])  # wrong settings
         if isinstance(attack, Generator) and attack.classes not in (0, k):
             raise InputError(f"the generator has {attack.classes} target classes, expected {k} of the model")
         if isinstance(attack, Generator):
