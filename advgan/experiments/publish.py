@@ -187,7 +187,7 @@ def success(
         if rows[1:]:
             n = sum(row["n_attacked"] for row in rows[1:])
             hits = round(sum(row["asr"] * row["n_attacked"] for row in rows[1:]))
-            mean = {key: sum(row[key] for row in rows[1:]) / len(rows[1:]) for key in ("l2_mean", "ssim_mean")}
+            mean = {key: sum(row[key] * row["n_attacked"] for row in rows[1:]) / n for key in ("l2_mean", "ssim_mean")}
             low, high = wilson(hits, n)
             all_classes = {**rows[1], **mean, "asr": hits / n, "asr_low": low, "asr_high": high, "n_attacked": n}
             lines.append(line(name, all_classes, "each wrong class"))

@@ -73,6 +73,15 @@ def test_finished_cells_are_kept_as_a_user_runs_it(finished: Path, script: Run, 
     assert (finished / "full-0" / "training.json").read_text() == trained  # with the times of the first
 
 
+def test_a_variant_or_a_seed_that_is_given_twice_counts_once(
+    finished: Path, call: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    assert not call("--variants", "full", "full", "--seeds", 0, 0, "--output-dir", tmp_path / "out")
+    (cell,) = json.loads((tmp_path / "out" / "results.json").read_text())["full"]
+    assert cell["row"]["status"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

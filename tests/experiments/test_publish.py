@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from advgan import Generator
 from advgan.classifiers import fingerprint, load_target
 from advgan.core.config import run
 from advgan.data import Data, load_data
-from advgan.experiments.publish import Settings, main
+from advgan.experiments.publish import Settings, main, success
 from tests.conftest import ROOT
 
 
@@ -50,6 +51,20 @@ def test_a_generator_is_published_with_its_figures(made, tmp_path, monkeypatch, 
     with pytest.raises(SystemExit):
         publish(made, tmp_path, "--overwrite")  # no checkpoint: a folder with other things
     assert (made / "training.json").exists()
+
+
+def test_norms_toward_every_class_are_means_over_the_images_of_the_row(monkeypatch):
+    """One image toward class 0, two toward class 1: l2 (1 + 2 * 4) / 3."""
+
+    def measured(*_, y_target, **others):
+        size = {None: (3, 9.0), 0: (1, 1.0), 1: (2, 4.0)}[y_target]
+        row = dict.fromkeys(("asr", "asr_low", "asr_high", "ssim_mean"), 1.0) | {"norm": "linf", "eps": 0.3}
+        return SimpleNamespace(row=row | {"status": "ok", "n_attacked": size[0], "l2_mean": size[1]})
+
+    monkeypatch.setattr("advgan.experiments.publish.evaluate", measured)
+    generator = Generator(width=8, depth=0, classes=10, target_classes=(0, 1))
+    *_, line = success("digits", generator, torch.nn.Flatten(), torch.rand(3, 1, 28, 28), torch.zeros(3), Settings())
+    assert line == "| digits | 3 | each wrong class | linf 0.3 | 100.00 [43.85, 100.00] | 3.000 | 1.000 |"
 
 
 def test_a_classifier_is_published_with_its_accuracy(made, tmp_path, monkeypatch):

@@ -5,7 +5,9 @@ import importlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,6 +160,13 @@ def test_images_that_the_source_has_wrong_are_left_out_of_the_shared_share(class
     row = transfer.jointly_correct(cells, records, TargetModel("blind", Blind().eval()))
     assert row["n_both"] == (records["counts"] & (y == 0)).sum() < records["counts"].sum()
     assert row["asr_both"] == records["success"][y == 0].sum() / row["n_both"]
+    rejecting: Any = SimpleNamespace(
+        clean=lambda source: replace(cells.clean(source), accepted=torch.arange(len(y)) > 0)
+    )
+    fewer = transfer.jointly_correct(rejecting, records, victim)
+    assert fewer["n_both"] == records["counts"][1:].sum(), (
+        "an image that the source rejects is not classified correctly"
+    )
     assert transfer.jointly_correct(cells, {}, victim) == dict.fromkeys(transfer.BOTH_COLUMNS)
 
 

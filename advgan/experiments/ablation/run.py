@@ -88,7 +88,7 @@ def main(settings: Settings) -> None:
     training.prepare_output_dir(settings.output_dir, "ablation", resume=False, overwrite=True)
     write_settings(settings, settings.output_dir)
     runs: dict[str, list[dict[str, Any]]] = {}
-    for variant, seed in product(settings.variants, settings.seeds):
+    for variant, seed in product(dict.fromkeys(settings.variants), dict.fromkeys(settings.seeds)):
         runs.setdefault(variant, []).append(run_variant(settings, variant, seed))
         report(runs, settings.output_dir)
     print(f"report: {settings.output_dir / 'report.md'}")

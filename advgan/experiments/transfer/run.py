@@ -39,6 +39,7 @@ from advgan.evaluation.loading import (
     read_training_json,
     resolve_target_class,
 )
+from advgan.evaluation.metrics import clean_records, correct
 from advgan.evaluation.result_cache import attack_rng
 from advgan.evaluation.runner import time_columns, time_ratios
 from advgan.experiments.study import ClassifiersSettings, GridPoint, SeededStudySettings, Study
@@ -282,7 +283,8 @@ def jointly_correct(cache: ResultCache, records: dict[str, Any], source: TargetM
     """Success over the eligible images that the source classifies correctly, too; None without records."""
     if not records:
         return dict.fromkeys(BOTH_COLUMNS)
-    joint = records["counts"] & (cache.clean(source).logits.argmax(1) == records["label"])
+    clean = cache.clean(source)
+    joint = records["counts"] & correct(clean_records(clean.logits, records["label"], None, clean.accepted))
     n, hits = int(joint.sum()), int((records["success"] & joint).sum())
     return dict(zip(BOTH_COLUMNS, (n, hits / n, *wilson(hits, n)) if n else (0, None, None, None), strict=True))
 
