@@ -184,11 +184,15 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         def embed(logits: Tensor | None) -> Tensor | None:
             if self.cond_embedding is None:
                 return None
-            known = labels if logits is None else labels.where(labels >= 0, logits.argmax(1))
+            known = labels if logits is None else class_to_leave(logits)
             return self.cond_embedding(known, targets, eps_values, noise, logits)
 
+        def class_to_leave(logits: Tensor) -> Tensor:
+            predicted = logits.argmax(1)
+            return labels.where(labels >= 0, predicted) if self.labels else predicted
+
         if isinstance(self.network, UnrolledGradientNetwork):
-            raw: Tensor = self.network(x, self.guide, embed, targets, eps_values, iterations)
+            raw: Tensor = self.network(x, self.guide, embed, class_to_leave, targets, eps_values, iterations)
         else:
             raw = self._network_output(x, embed)
         return raw if self.smooth is None else self.smooth(raw)

@@ -82,27 +82,29 @@ class UnrolledGradientNetwork(nn.Module):
         x: Tensor,
         classifier: nn.Module,
         embed: Callable[[Tensor], Tensor],
+        class_to_leave: Callable[[Tensor], Tensor],
         y_target: Tensor,
         eps: Tensor,
         iterations: int | None = None,
     ) -> Tensor:
         """The unbounded perturbation, the shape of clean `x` (n, c, h, w).
 
-        embed        logits of the clean image (n, k) -> condition (n, cond_dim)
-        y_target     (n,) int64, -1 for untargeted
-        eps          (n,)
-        iterations   None: as many as it was made with
+        embed            logits of the clean image (n, k) -> condition (n, cond_dim)
+        class_to_leave   logits of the clean image (n, k) -> (n,) int64
+        y_target         (n,) int64, -1 for untargeted
+        eps              (n,)
+        iterations       None: as many as it was made with
         """
         create_graph = torch.is_grad_enabled()
-        raw, x_t, cond, predicted = torch.zeros_like(x), x, None, None
+        raw, x_t, cond, y = torch.zeros_like(x), x, None, None
         for iteration in range(self.iterations if iterations is None else iterations):
             if iteration:
                 x_t = squash_to_ball(raw, x, self.norm, eps)
             with differentiable(classifier, x_t, self._feedbacks(classifier), create_graph) as gradient:
-                if cond is None or predicted is None:
-                    cond, predicted = embed(gradient.logits), gradient.logits.argmax(1)
+                if cond is None or y is None:
+                    cond, y = embed(gradient.logits), class_to_leave(gradient.logits)
                 features = self.cond_proj(torch.cat([cond, logit_features(gradient.logits)], dim=1))
-                direction = margin_gradient(gradient.logits, predicted, y_target) + self.logit_direction(features)
+                direction = margin_gradient(gradient.logits, y, y_target) + self.logit_direction(features)
                 scales = {name: 1 + film(features) for name, film in zip(self.scaled, self.films, strict=True)}
                 step = gradient(direction, scales)
             raw = self._step(x, x_t, eps, raw, step, features)

@@ -133,6 +133,19 @@ def test_untrained_output_is_gradient_of_soft_margin(name, targeted):
     torch.testing.assert_close(raw, 2 * gradient / gradient.abs().mean((1, 2, 3), keepdim=True), rtol=1e-3, atol=1e-4)
 
 
+def test_with_labels_the_class_to_leave_is_the_label_or_where_unknown_the_prediction():
+    generator = made("quick", SHAPES["quick"], labels=10)
+    x, y = torch.rand(6, *SHAPES["quick"]), torch.tensor([9, 8, 2, 3, -1, -1])
+    leaf = x.clone().requires_grad_()
+    logits = generator.guide(leaf)
+    assert (logits.argmax(1) != y).all()
+    one = F.one_hot(y.where(y >= 0, logits.argmax(1)), 10).float()
+    gradient = torch.autograd.grad(soft_margin(logits, one), leaf)[0]
+    with torch.no_grad():
+        raw = generator.raw_perturbation(x, y)
+    torch.testing.assert_close(raw, 2 * gradient / gradient.abs().mean((1, 2, 3), keepdim=True), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", list(TIMM))
 def test_untrained_gradient_equals_autograd_of_timm_models(name):
     timm = pytest.importorskip("timm")
