@@ -33,6 +33,7 @@ from advgan.data import load_data
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
 torch.set_num_threads(1)  # a worker a core
+LAUNCH = ["-m", "accelerate.commands.accelerate_cli", "launch"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
@@ -48,16 +49,23 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def program() -> Run:
+def program(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run `python <words>` from the repository root; with launch=[...] `accelerate launch <options> <words>`, with
-    processes=N `torchrun --nproc-per-node N <words>`. Each process takes seconds to start: see `fork` and `ranks`."""
+    processes=N `torchrun --nproc-per-node N <words>`. Each process takes seconds to start, but for the launchers, which
+    are children of this one, and whose stdout is stdout and stderr: see `fork` and `ranks`."""
 
     def run(
         *words: object, launch: list[str] | None = None, processes: int | None = None, code: int = 0
     ) -> subprocess.CompletedProcess[str]:
-        before = [] if launch is None else ["-m", "accelerate.commands.accelerate_cli", "launch", *launch]
-        before = before if processes is None else [*TORCHRUN, str(processes)]
-        command = [sys.executable, *before, *map(str, words)]
+        if launch is not None or processes is not None:
+            launcher = [*LAUNCH, *(launch or [])] if processes is None else [*TORCHRUN, processes]
+            output = tmp_path_factory.mktemp("launcher") / "output.txt"
+            child = fork(*launcher, *words, output=output)
+            child.join(240)
+            child.kill()
+            assert child.exitcode == code, f"exit code {child.exitcode}\n{output.read_text()}"
+            return subprocess.CompletedProcess([*launcher, *words], code, output.read_text(), "")
+        command = [sys.executable, *map(str, words)]
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
