@@ -36,7 +36,7 @@ from advgan.cli.attack_images.work import ManifestRow, load_finished, process, s
 from advgan.core.config import absolute_paths, load_recipe, settings_file, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
-from advgan.report.escaping import csv_text, in_utf8
+from advgan.report.escaping import csv_text
 
 SKIPPED = 3  # exit code where images were left out
 IGNORED_ON_RESUME = {"force", "figure", "batch_size", "max_pixels", "threads"}  # settings that may change on a resume
@@ -95,7 +95,7 @@ def attack_images(
     n_earlier = sum(gather_object([n_earlier]))
     if accelerator.is_main_process:
         lines = [[row.get(column) for column in COLUMNS] for row in all_rows]
-        atomic_write(settings.output_dir / "manifest.csv", in_utf8(csv_text(COLUMNS, lines)))
+        atomic_write(settings.output_dir / "manifest.csv", csv_text(COLUMNS, lines))
         print_summary(settings, all_rows, n_earlier, attacker)
     return all_rows
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from advgan.core.errors import InputError
+from advgan.core.terminal import utf8
 
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 # .NAME.HOST-PROCESS-RANDOM.aside: being written; .old: being replaced, restored if the new one is missing.
@@ -85,9 +86,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write `content` to a temporary file, then rename: the file is complete, or unchanged."""
+    """Write `content` to a temporary file, then rename: the file is complete, or unchanged. Bytes of names that are no
+    UTF-8 are escaped."""
     with replacing(path) as aside:
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        aside.write_bytes(utf8(content).encode() if isinstance(content, str) else content)
 
 
 def sweep(directory: Path) -> None:
@@ -119,7 +121,11 @@ def check_writable(directory: Path) -> None:
 
 def check_places(directory: Path, folders: Iterable[str]) -> None:
     """Raise InputError where `directory` holds something else in the place of one of the `folders`, or a folder that is
-    named like a file that programs write there."""
+    named like a file that programs write there; and for a path in which TensorBoard and safetensors cannot write."""
+    try:
+        str(directory.absolute()).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the path of a directory of results must be UTF-8, got {directory.absolute()}") from None
     for place in (directory / name for name in folders):
         if os.path.lexists(place) and not place.is_dir():
             raise InputError(f"{place} is in the way of a folder, expected one or nothing: choose another directory")

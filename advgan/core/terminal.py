@@ -30,6 +30,15 @@ def printable(text: object) -> str:
     return _IN_NAMES.sub(_escape, str(text))
 
 
+def utf8(text: str) -> str:
+    r"""`text` that can be written as UTF-8: of files' names, bytes that are none are escaped, \xff."""
+    try:
+        content = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair: of no file's name
+        content = text.encode("utf-8", "backslashreplace")
+    return content.decode("utf-8", "backslashreplace")
+
+
 def _escape(match: re.Match[str]) -> str:
     if match.lastindex:  # a sequence that is allowed
         return match[0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from advgan.core.errors import InputError, listing, note
+from advgan.core.terminal import utf8
 from advgan.data.classes import class_order
 from advgan.data.image_file import EXTENSIONS, ImageSource, check_resize
 from advgan.data.image_io import (
@@ -245,7 +246,7 @@ def read_photos(path: Path, labels: Labels, root: Path | None = None) -> Photos:
     if stray:
         note(f"images of {path} in no class folder are not used: {listing(stray)}; --label-source predicted takes all")
     by_class = {name: files for name, files in by_class.items() if files}
-    names = [name for name, files in by_class.items() for _ in files]
+    names = [utf8(name) for name, files in by_class.items() for _ in files]
     groups = {str(path / name): files for name, files in by_class.items()}
     return Photos([file for files in by_class.values() for file in files], names, groups, closed=True)
 

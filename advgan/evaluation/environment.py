@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from advgan.core.terminal import utf8
+
 BRIDGED = ("foolbox", "torchattacks", "adversarial-robustness-toolbox")  # libraries with a bridge
 COMPUTING = ("attacks", "bridges", "classifiers", "defenses", "evaluation", "models")  # packages that affect a result
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "tensorboard")
@@ -24,7 +26,7 @@ def environment(settings: Any) -> dict[str, Any]:
     """Versions, machine, threads, commit (None outside a checkout), date and a dataclass of `settings`, for JSON."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": _plain([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": {name: _plain(value) for name, value in dataclasses.asdict(settings).items()},
         "commit": _commit(),
         "python": platform.python_version(),
@@ -74,10 +76,10 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """`value` for JSON: paths as text."""
+    """`value` for JSON: paths as text, in UTF-8."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return utf8(str(value)) if isinstance(value, (str, Path)) else value
 
 
 def _version(package: str) -> str | None:

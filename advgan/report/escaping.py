@@ -20,11 +20,6 @@ def csv_text(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return file.getvalue()
 
 
-def in_utf8(text: str) -> bytes:
-    """`text` as UTF-8; bytes of files' names that Python could not decode are themselves, or escaped: \\xff."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode()
-
-
 def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value) else value
 

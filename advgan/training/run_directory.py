@@ -50,6 +50,8 @@ def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, 
     problem = None
     if main := not dist.is_initialized() or dist.get_rank() == 0:
         try:
+            if not Path(artefact).suffix:  # a checkpoint or a report; beside a manifest there are the folders of images
+                check_places(output_dir, (artefact, "discriminator", "state", "logs"))
             _check_writable(output_dir)
             if holder := acquire(output_dir):
                 raise InputError(
@@ -85,8 +87,6 @@ def _check_writable(output_dir: Path) -> None:
 
 
 def _check_unused(output_dir: Path, artefact: str, resume: bool | None, overwrite: bool) -> None:
-    if not Path(artefact).suffix:  # a checkpoint or a report; beside a manifest there are the folders of images
-        check_places(output_dir, (artefact, "discriminator", "state", "logs"))
     if resume and not latest_state(output_dir, artefact):
         raise InputError(f"nothing to resume: {output_dir} holds no saved training state of a {artefact}")
     existing = [p for p in (output_dir / artefact, output_dir / "state" / artefact) if p.exists()]

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from advgan import Generator, InputError, training
 from advgan.classifiers import load_target
 from advgan.core.config import run
+from advgan.core.files import atomic_write
 from advgan.core.lock import LOCK, acquire, release
 from advgan.defenses.detection import FeatureSqueezing, load_detector, save_detector
 from advgan.models.discriminator import Discriminator
@@ -277,6 +278,15 @@ def test_directory_in_use_is_refused(tmp_path: Path) -> None:
     training.prepare_output_dir(tmp_path, "generator", resume=False, overwrite=True)  # one run may claim twice
     release()
     assert not list(tmp_path.iterdir())
+
+
+def test_paths_that_are_no_utf8_are_refused_for_results_and_escaped_in_them(tmp_path: Path) -> None:
+    for name in ("run\udcff", "run\ud800"):
+        with pytest.raises(InputError, match="the path of a directory of results must be UTF-8"):
+            training.prepare_output_dir(tmp_path / name, "generator", resume=False, overwrite=True)
+    assert not list(tmp_path.iterdir())
+    atomic_write(tmp_path / "report.html", "data/\udcff")
+    assert (tmp_path / "report.html").read_text() == r"data/\xff"
 
 
 @pytest.mark.parametrize(

@@ -745,3 +745,9 @@ def test_columns_of_a_table_may_be_between_semicolons_or_tabs(separator: str, tm
     (tmp_path / "table.csv").write_text(text, encoding="utf-8", newline="")
     table = read_table(tmp_path / "table.csv")
     assert (table.files, table.labels) == (["a.png", "b.png"], ["cat, small", "dog;big"])
+
+
+def test_class_folders_that_are_no_utf8_have_escaped_names(tmp_path: Path) -> None:
+    data = load_data("folder", write_folder(tmp_path, classes=("cat", "d\udcffg"), n=4))
+    assert data.classes == ("cat", "d\\xffg")
+    assert len(data.train) + len(data.validation) == 8

@@ -13,8 +13,9 @@ from markdown_it import MarkdownIt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from advgan.core.terminal import utf8
 from advgan.report.comparison import Comparison
-from advgan.report.escaping import code, csv_text, in_markdown, in_table, in_utf8
+from advgan.report.escaping import code, csv_text, in_markdown, in_table
 from advgan.report.files import write_report
 from advgan.report.latex import escape
 from tests.report.test_reports import comparison
@@ -133,7 +134,8 @@ def test_csv_escapes_formulas() -> None:
     assert {row[1] for row in csv.reader(io.StringIO(text))} == {"value", "-1.5"}
 
 
-def test_in_utf8_keeps_names_that_were_not_decoded():
+def test_utf8_keeps_names_that_were_not_decoded():
     name = "\u4e2d.png".encode().decode("ascii", "surrogateescape")  # as in the C locale
-    assert in_utf8(name) == "\u4e2d.png".encode()
-    assert in_utf8("\udcff.png") == b"\\xff.png"
+    assert utf8(name) == "\u4e2d.png"
+    assert utf8("\udcff.png") == "\\xff.png"
+    assert utf8("\ud800") == "\\ud800"

@@ -24,7 +24,7 @@ from advgan.cli.attack_images.settings import Settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write, sha256_of
 from advgan.core.json_files import parse_object
-from advgan.report.escaping import in_utf8
+from advgan.core.terminal import utf8
 
 ManifestRow = dict[str, Any]  # an image in the manifest
 KEY = "advgan"  # key of the PNG text chunk with the record
@@ -42,7 +42,7 @@ def load_finished(images: Sequence[InputImage], attacker: ImageAttacker, output_
         if not os.path.lexists(path):
             continue
         record = read_metadata(path)
-        if record is None or (record.get("input"), record.get("settings")) != (_text(image), settings_sha256):
+        if record is None or (record.get("input"), record.get("settings")) != (utf8(image.name), settings_sha256):
             other_files.append(path)
         elif "sha256" in record and record.get("input_sha256") == sha256_or_none(image.path):
             rows[image.name] = _row(image, record)
@@ -88,7 +88,7 @@ def process(
                         settings.output_dir,
                         image,
                         pixels,
-                        {"input": _text(image), "settings": settings_sha256, **record},
+                        {"input": utf8(image.name), "settings": settings_sha256, **record},
                         original.icc_profile,
                     )
                     for image, original, pixels, record in zip(group, batch.photos, photos, records, strict=True)
@@ -118,11 +118,6 @@ def _write(
 
 def _row(image: InputImage, record: ManifestRow) -> ManifestRow:
     return {**record, "input": image.name, "output": image.output, "status": "ok"}
-
-
-def _text(image: InputImage) -> str:
-    """The name of an image as text that JSON holds: bytes that are no UTF-8 are escaped."""
-    return in_utf8(image.name).decode()
 
 
 def skipped(image: InputImage, reason: str) -> ManifestRow:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import sha256_of
+from advgan.core.terminal import utf8
 from advgan.core.threat_model import eps_text
 from advgan.core.training_record import PROGRESS, newest_state
 from advgan.training.runtime.distributed import in_any_process
@@ -228,8 +229,13 @@ def clear(output_dir: Path, artefact: str) -> None:
 
 def to_jsonable(settings: Any) -> dict[str, Any]:
     """A settings dataclass as values of JSON."""
-    values = dataclasses.asdict(settings)
-    return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return [*map(plain, value)]
+        return utf8(str(value)) if isinstance(value, (str, Path)) else value
+
+    return {name: plain(value) for name, value in dataclasses.asdict(settings).items()}
 
 
 def settings_diff(before: dict[str, Any], current: dict[str, Any], ignored: set[str]) -> str:
