@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from advgan.analysis.groups import Group, groups
+from advgan.core.terminal import printable
 from advgan.evaluation.evaluate import Result
 
 
@@ -33,6 +34,10 @@ class Comparison:
     x: Tensor
     y: Tensor
     classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Class names are anybody's: in pages and figures without control characters."""
+        object.__setattr__(self, "classes", tuple(map(printable, self.classes)))
 
     def groups(self) -> list[tuple[Group, list[Result]]]:
         """The results with metrics, group by group: by target, norm, eps and class."""

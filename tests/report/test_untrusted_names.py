@@ -46,7 +46,7 @@ def hostile() -> Comparison:
     summary = original.summary | renamed | {"rows": [result.row for result in results]}
     summary |= {"target": target, "targets": [target, target | {"label": NAMES[2]}]}
     summary |= {"environment": summary["environment"] | {"command": ["compare", f"--target {PATH}"]}}
-    return replace(original, summary=summary, results=results, classes=NAMES)
+    return replace(original, summary=summary, results=results, classes=tuple(f"{name}\x1b[31m\u202e" for name in NAMES))
 
 
 class Page(HTMLParser):
@@ -74,7 +74,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_html_has_no_injected_element(written: Path) -> None:
-    page = Page((written / "report.html").read_text())
+    text = (written / "report.html").read_text()
+    assert not {"\x1b", "\u202e"} & {*text}
+    page = Page(text)
     assert page.acts == []
     assert page.tags.count("script") == 1, "its own"
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in (written / "report.html").read_text()
