@@ -113,7 +113,7 @@ def adaptive_ascent(
 
             x_t = x_adv[i]
             move = threat.project(x_t + size[i] * steepest_ascent_direction(gradient, threat.norm), x[i]) - x_t
-            alpha = batch_view(torch.where(step[i] > 0, MOMENTUM, 1.0))
+            alpha = batch_view(torch.where(step[i] > 0, MOMENTUM, 1.0)).float()
             x_adv[i] = threat.project(x_t + alpha * move + (1 - alpha) * (x_t - previous[i]), x[i])
             previous[i] = x_t
             step[i] += 1

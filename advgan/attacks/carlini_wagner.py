@@ -146,7 +146,7 @@ class _Search:
         pull = self.c[i] * (margin <= self.kappa * self.unit[i])
         slope = (2 * (x_adv - self.x[i]) - batch_view(pull) * gradient) * (1 - self.w[i].tanh().square()) / 2
         self.step[i] += 1
-        t = batch_view(self.step[i])
+        t = batch_view(self.step[i]).float()
         self.mean[i] = mean = 0.9 * self.mean[i] + 0.1 * slope
         self.square[i] = square = 0.999 * self.square[i] + 0.001 * slope.square()
         rate = self.rate[i] * self.fall**t

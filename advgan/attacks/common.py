@@ -240,12 +240,12 @@ def random_start(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tens
 
 def uniform(shape: tuple[int, ...] | torch.Size, x: Tensor, rng: torch.Generator | None) -> Tensor:
     """Uniform in [0, 1), drawn on the device of `rng` (None: torch's global one), moved to the device of `x`."""
-    return torch.rand(shape, generator=rng, device=_drawn_on(x, rng)).to(x.device)
+    return torch.rand(shape, generator=rng, device=_drawn_on(x, rng), dtype=torch.float32).to(x.device)
 
 
 def normal(shape: tuple[int, ...] | torch.Size, x: Tensor, rng: torch.Generator | None) -> Tensor:
     """Standard normal, drawn like `uniform`."""
-    return torch.randn(shape, generator=rng, device=_drawn_on(x, rng)).to(x.device)
+    return torch.randn(shape, generator=rng, device=_drawn_on(x, rng), dtype=torch.float32).to(x.device)
 
 
 def _drawn_on(x: Tensor, rng: torch.Generator | None) -> torch.device:

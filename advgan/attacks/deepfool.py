@@ -90,7 +90,7 @@ class _Search:
         x, y = self.x, self.y
         self.x_adv, self.r, self.step = x.clone(), torch.zeros_like(x), torch.zeros_like(y)
         # Of the current step: boundaries measured, distance to the nearest of them, and the step to it.
-        self.n_checked, self.min_distance = torch.zeros_like(y), torch.full((len(x),), torch.inf, device=x.device)
+        self.n_checked, self.min_distance = torch.zeros_like(y), x.new_full((len(x),), torch.inf)
         self.delta_step = torch.zeros_like(x)
 
     def advance(self, i: Tensor) -> Tensor:

@@ -141,14 +141,14 @@ def _window(side: int, x: Tensor) -> Tensor:
 
     Two halves, one up and one down, each a pyramid: 1 / k^2 summed from the centre's distance on.
     """
-    eta = torch.zeros(side, side)
+    eta = torch.zeros(side, side, dtype=torch.float32)
     for rows, sign in ((slice(0, side // 2), 1.0), (slice(side // 2, side), -1.0)):
         high, half_side = rows.stop - rows.start, side // 2
-        pyramid = (1 / torch.arange(1, half_side + 2) ** 2).flip(0).cumsum(0).flip(0)
+        pyramid = (1 / torch.arange(1, half_side + 2).float() ** 2).flip(0).cumsum(0).flip(0)
         from_top, from_left = (torch.arange(high) - high // 2).abs(), (torch.arange(side) - side // 2).abs()
         half = pyramid[torch.maximum(from_top[:, None], from_left)]
         eta[rows] = sign * half / half.norm()
-    windows = torch.zeros(2, *x.shape[2:])
+    windows = torch.zeros(2, *x.shape[2:], dtype=torch.float32)
     windows[0, :side, :side], windows[1, :side, :side] = eta / eta.norm(), eta.T / eta.norm()
     return windows.to(x.device)
 

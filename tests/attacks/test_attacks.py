@@ -202,6 +202,23 @@ def test_empty_batch(name: str) -> None:
     assert attack(x, y).shape == x.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "name", ["noise-sign", "pgd", "apgd-ce", "square", "deepfool", "carlini-wagner", "hopskipjump"]
+)
+def test_result_is_the_same_with_another_default_dtype(name: str, dtype: torch.dtype) -> None:
+    model, x = conv_net(), images(2)
+    y, threat = predicted_labels(model, x), Threat("l2", 1.0)
+    expected = make_attack(spec(name), model, threat, rng=seeded())(x, y)
+    torch.set_default_dtype(dtype)
+    try:
+        x_adv = make_attack(spec(name), model, threat, rng=seeded())(x, y)
+        assert x_adv.dtype == torch.float32
+        assert torch.allclose(x_adv, expected, atol=1e-6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_model_gets_no_empty_batch(name: str) -> None:
     """`x.view(len(x), -1)` fails for one. Without images, and without a success: all are misclassified already."""
