@@ -83,7 +83,7 @@ def attack_images(
     if accelerator.is_main_process:
         write_settings(settings, settings.output_dir)
     unfinished = [chunk for chunk in own_chunks if any(image.name not in rows for image in chunk)]
-    with training.progress_bar(accelerator) as bar:
+    with training.progress_bar(accelerator, unit="images") as bar:
         missing = sum(image.name not in rows for chunk in unfinished for image in chunk)
         task = bar.add_task("attacking", total=missing, metrics="")
         for row in process(unfinished, attacker, settings, frozenset(rows)):

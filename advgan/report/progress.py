@@ -7,7 +7,6 @@ from functools import partial
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     TaskID,
     TextColumn,
@@ -16,6 +15,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from advgan.core.progress import BarOrLines
 from advgan.core.terminal import bar_console
 from advgan.report.escaping import in_rich
 
@@ -40,7 +40,7 @@ def result_progress(total: int, *, silent: bool = False) -> Iterator[StartResult
             cache.run(**call, progress=start_result("fgsm on mnist-c", len(x)))
     """
     console = bar_console(stderr=True)
-    with Progress(*_columns(console.width), console=console, disable=silent) as bar:
+    with BarOrLines(*_columns(console.width), unit="results", console=console, disable=silent) as bar:
         overall_task, n_started = bar.add_task("total", total=total), 0
         task: TaskID | None = None
 

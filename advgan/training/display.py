@@ -1,9 +1,7 @@
 """A training on the terminal, in a notebook and in TensorBoard: a bar, a line per validation, warnings of collapse."""
 
 import re
-import time
 from collections.abc import Sequence
-from datetime import timedelta
 
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
@@ -19,9 +17,6 @@ from advgan.training.validation import AFTER, ValidationResult
 SHORT = {"loss adversarial": "L_adv", "loss discriminator": "L_D", "loss GAN": "L_GAN", "loss hinge": "L_hinge"}
 SHORT |= {"loss": "loss"}
 LEFT_OF_METRICS = 35  # columns of title, bar and times, of the slash between steps, and the spaces between all
-
-
-LINE_SECONDS, FIRST_LINE_SECONDS = 30, 5  # between lines, and before the first one, where there is no terminal
 
 
 def speed(steps_per_second: float) -> str:
@@ -44,9 +39,8 @@ class Display:
         self.record, self.config, self.main = record, config, accelerator.is_main_process
         self.shown = self.main and config.run.progress
         self.terms: dict[str, float] = {}
-        self.total, self.last_line = total, time.monotonic() - LINE_SECONDS + FIRST_LINE_SECONDS
+        self.total = total
         self.bar = progress_bar(accelerator, disable=not config.run.progress)
-        self.lead = "" if title == "advgan" else f"{title}: "
         self.task = self.bar.add_task(title, total=total, completed=record["step"], metrics="")
 
     def update(self, terms: dict[str, float]) -> None:
@@ -55,14 +49,10 @@ class Display:
         parts = [speed(record["step"] / record["seconds"])]
         parts += [f"ASR {record['history'][-1]['asr']:.1%}"] if record["history"] else []
         parts += [f"{short_name} {terms[name]:.2f}" for name, short_name in SHORT.items() if name in terms]
-        metrics = " ".join(parts)
         room = self.bar.console.width - LEFT_OF_METRICS - 2 * len(str(self.total))
-        self.bar.update(self.task, completed=record["step"], metrics=first_that_fit(parts, room))
-        if self.shown and not self.bar.console.is_terminal and time.monotonic() - self.last_line >= LINE_SECONDS:
-            self.last_line = time.monotonic()
-            left = timedelta(seconds=round((self.total - record["step"]) * record["seconds"] / record["step"]))
-            line = f"{self.lead}step {record['step']:5d} of {self.total}  about {left} left  {metrics}"
-            self.bar.console.print(line, highlight=False, soft_wrap=True)
+        self.bar.update(
+            self.task, completed=record["step"], metrics=first_that_fit(parts, room), details=" ".join(parts)
+        )
 
     def validated(self, result: ValidationResult, labelled: bool = True) -> None:
         """A line for a validation, and each warning of collapse when it first occurs."""

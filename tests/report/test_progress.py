@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import Progress
 
-from advgan.report.progress import _columns
+from advgan.report.progress import _columns, result_progress
 from advgan.training.display import LEFT_OF_METRICS, first_that_fit
 from advgan.training.runtime.loop import progress_bar
 
@@ -45,3 +45,16 @@ def test_first_that_fit() -> None:
     assert first_that_fit(["a", "bb", "c"], 4) == "a bb"
     assert first_that_fit(["a", "bb", "c"], 80) == "a bb c"
     assert first_that_fit(["long"], 3) == ""
+
+
+def test_without_a_terminal_a_comparison_has_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("FIRST_LINE_SECONDS", "LINE_SECONDS"):
+        monkeypatch.setattr(f"advgan.core.progress.{name}", 0)
+    with result_progress(3) as start_result:
+        start_result("fgsm", 100)(100)
+        start_result("pgd:steps=40", 100)(30)
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of 3 results" in line]
+    assert lines[1] == "total: 0 of 3 results  fgsm 100/100"
+    assert lines[3] == "total: 1 of 3 results  about 0:00:00 left  pgd:steps=40 30/100"

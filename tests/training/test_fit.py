@@ -205,11 +205,11 @@ def test_labels_are_an_input_with_10_images_a_class(images: tuple[Tensor, Tensor
 def test_a_log_file_shows_the_time_left_from_the_first_step_on(
     images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("advgan.training.display.FIRST_LINE_SECONDS", 0)
+    monkeypatch.setattr("advgan.core.progress.FIRST_LINE_SECONDS", 0)
     advgan.fit(Linear(), images, images, **SMALL | {"progress": True})
     lines = [line for line in capsys.readouterr().out.splitlines() if " of 8 " in line]
     assert len(lines) == 1  # the next one is half a minute later
-    assert lines[0].startswith("step     1 of 8  about 0:0")
+    assert lines[0].startswith("advgan: 1 of 8 steps  about 0:0")
 
 
 @pytest.mark.parametrize(("steps_per_second", "shown"), [(2.04, "2.0 step/s"), (0.25, "4.0 s/step")])

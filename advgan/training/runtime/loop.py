@@ -15,11 +15,12 @@ from typing import Any, Self
 import psutil
 import torch
 from accelerate import Accelerator
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.errors import NotFiniteError
+from advgan.core.progress import BarOrLines
 from advgan.core.shutdown import SAME_REQUEST, SIGNALS, exit_code, handle_signals
 from advgan.core.terminal import bar_console
 
@@ -158,17 +159,19 @@ def open_log(
     log.close()
 
 
-def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress:
-    """A bar with steps, time and the `metrics` field (losses, validation), on one line; silent in all processes but the
-    main one. Of 80 columns the metrics have 37 (a title of 6 letters, 4 digits of steps).
+def progress_bar(accelerator: Accelerator, *, unit: str = "steps", disable: bool = False) -> BarOrLines:
+    """A bar with steps, time and the `metrics` field (losses, validation), on one line, and without a terminal lines
+    (`BarOrLines`); silent in all processes but the main one. Of 80 columns the metrics have 37 (a title of 6 letters, 4
+    digits of steps).
     """
-    return Progress(
+    return BarOrLines(
         TextColumn("{task.description}"),
         BarColumn(bar_width=8),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        unit=unit,
         disable=disable or not accelerator.is_main_process,
         console=bar_console(),
     )
