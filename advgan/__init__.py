@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
-from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from advgan.core.errors import InputError
+from advgan.core.lazy import lazy
 from advgan.core.moved import install as _install_moved
 from advgan.core.version import __version__
 
@@ -43,17 +41,5 @@ _HOMES = {
 
 _install_moved()
 
-
-def __getattr__(name: str) -> Any:
-    """The names that need PyTorch, and the packages, `advgan.attacks`, when they are used: `advgan --help` does not
-    wait for them (PEP 562)."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{name}")
-
-
-def __dir__() -> list[str]:
-    """For completion: also what is not imported yet."""
-    return sorted({*globals(), *__all__, *(module.name for module in iter_modules(__path__))})
+# What needs PyTorch is imported at its first use: `advgan --help` does not wait for it.
+__getattr__, __dir__ = lazy(__name__, _HOMES)

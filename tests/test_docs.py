@@ -5,7 +5,9 @@ import importlib
 import inspect
 import re
 import shlex
-from itertools import takewhile
+import sys
+from itertools import accumulate, takewhile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import yaml
 from torch import nn
 
 import advgan
-from advgan import training
+from advgan import attacks, training
 from advgan.cli.main import COMMANDS
 from advgan.core.config import parse
 from advgan.core.errors import InputError
@@ -55,6 +57,13 @@ def test_names_exist(path: Path) -> None:
     for name in set(NAME.findall(path.read_text())):
         if not name.endswith((".py", ".md")):
             resolve(name)
+            assert all(imports_modules(package) for package in accumulate(name.split("."), "{}.{}".format)), name
+
+
+def imports_modules(name: str) -> bool:
+    """Whether the modules of package `name` are attributes after `import advgan` alone; True for what is no package."""
+    module = sys.modules.get(name)
+    return not hasattr(module, "__path__") or "__getattr__" in vars(module)
 
 
 def resolve(name: str) -> Any:
@@ -77,16 +86,33 @@ def test_packages_are_attributes_of_a_fresh_import(program) -> None:
         "attacks.pgd",
         "classifiers.BlackBox",
         "bridges.foolbox.AdvGAN",
+        "models.generator.Generator",
+        "training.detector.train_detector",
         "training.GeneratorConfig",
         "data.load_data",
     ]
     program("-c", "import advgan; print(" + ", ".join(f"advgan.{name}" for name in names) + ")")
     assert {"attacks", "training", "fit"} <= set(dir(advgan))
+    assert {"art", "foolbox", "torchattacks"} <= set(dir(advgan.bridges))
+    assert {"fit", "GeneratorConfig", "train_detector"} <= set(training.__all__)  # `import *`, and help(training)
     with pytest.raises(AttributeError, match="module 'advgan' has no attribute 'attack'"):
         advgan.attack  # noqa: B018
 
 
-@pytest.mark.parametrize("name", [*advgan.__all__, *training.__all__, *training._HOMES])
+@pytest.mark.parametrize("name", attacks.__all__)
+def test_docstrings_name_functions_of_the_package(name: str) -> None:
+    text = inspect.getdoc(getattr(attacks, name)) or ""
+    for used in re.findall(r"`([a-z_]+\.[a-z_]+)`", text):
+        assert attrgetter(used)(attacks), used
+    assert not re.search(r"`(get_loss|to_boundary|default_step_size)`", text)
+
+
+@pytest.mark.parametrize("name", [name for name in training.__all__ if name.endswith("Config")])
+def test_types_of_settings_can_be_evaluated(name: str) -> None:
+    assert inspect.signature(getattr(training, name), eval_str=True).parameters
+
+
+@pytest.mark.parametrize("name", [*advgan.__all__, *training.__all__])
 def test_docstrings_name_classes_that_can_be_imported(name: str) -> None:
     """Those that a user of the function has to make or catch: XConfig, XError, Interrupted, XInputs."""
     text = inspect.getdoc(getattr(advgan if name in advgan.__all__ else training, name)) or ""

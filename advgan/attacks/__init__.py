@@ -10,9 +10,6 @@ Shared parts: losses (maximised), common (frozen model, gradient, attack state),
 gradient attacks), active_set (images in work). The registry gives them names.
 """
 
-import warnings
-from typing import Any
-
 from advgan.attacks.advgan import advgan
 from advgan.attacks.apgd import apgd
 from advgan.attacks.carlini_wagner import carlini_wagner, carlini_wagner_clipped
@@ -27,6 +24,7 @@ from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
 from advgan.attacks.registry import ATTACKS, Attack, AttackFn, AttackKind, AttackSpec, make_attack, parse_attack
 from advgan.attacks.square import square
+from advgan.core.lazy import lazy
 
 __all__ = [
     "ATTACKS",
@@ -56,10 +54,4 @@ __all__ = [
     "square",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """`bind`, the former name of `make_attack`, with a DeprecationWarning."""
-    if name != "bind":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn("advgan.attacks.bind has become advgan.attacks.make_attack", DeprecationWarning, stacklevel=2)
-    return make_attack
+__getattr__, __dir__ = lazy(__name__, former={"bind": "make_attack"})

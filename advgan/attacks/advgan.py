@@ -46,9 +46,9 @@ def advgan(
     iterations  of an unrolled network, None for its own, see `Generator.perturb`
     use_labels  of a generator that has labels as an input; False: they are unknown to it
     steps       0 is the one pass, which needs no model, and labels only of a generator that has them as an input
-    step_size   None: see `default_step_size`; with `adaptive` of the first step, and None is eps
+    step_size   None: of eps, eps / 2, eps / 4 the measured best; with `adaptive` of the first step, and None is eps
     adaptive    steps of APGD from there, which halves its step size (see `apgd`); the best of its points
-    loss        L, see `get_loss`; this, `step_size`, `adaptive` and `stop_on_success` are of `steps`
+    loss        L, see `losses.get_loss`; this, `step_size`, `adaptive` and `stop_on_success` are of `steps`
     stop_on_success   only images that the pass leaves without success, by a forward pass of the model, take steps, each
                       up to its first success
     rng         source of the noise of a stochastic generator; None: torch's global one

@@ -44,7 +44,7 @@ def apgd(
     the size is halved, and the search goes back to the best point so far, if fewer than `rho` of the steps since the
     last one have raised L, or if neither the size nor the best L has changed.
 
-    loss              L, see `get_loss`: with "dlr" and y_target the targeted form
+    loss              L, see `losses.get_loss`: with "dlr" and y_target the targeted form
     restarts          runs; each but the first for the images without a success so far
     stop_on_success   an image stays at its first success (x itself is tried first) and costs nothing afterwards; else
                       the best of all points is returned: successes first, then the largest L

@@ -48,7 +48,7 @@ def carlini_wagner(
     initial_c      None: 2 (kappa - a) / ||grad a||_2^2 at x, the least sufficient c for a linear model
     abort_early    a value of c is abandoned when a tenth of `steps` has not lowered the minimum by 0.01 %
     Margins are divided by ||grad a||_2 at x, so that the scale of the logits does not matter. The nearest of all
-    successes is moved back to margin kappa (`to_boundary`; not against a model that can reject).
+    successes is moved back to margin kappa (`boundary.to_boundary`; not against a model that can reject).
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, unchanged without a success and where the image is
     misclassified already. Raises InputError.
     """

@@ -39,7 +39,7 @@ def deepfool(
         l = argmin_k |f_k| / ||w_k||_q,   r += |f_l| / ||w_l||_2^2 w_l     (linf: |f_l| / ||w_l||_1 sign w_l),
         x_{t+1} = clip(x + (1 + overshoot) r),
     until the prediction is not y; q is 2 for l2 and 1 for linf. With two classes it is the binary case (algorithm 1).
-    The overshoot is undone: the result is moved back to the boundary (`to_boundary`).
+    The overshoot is undone: the result is moved back to the boundary (`boundary.to_boundary`).
 
     prune   a class with |f_k| > prune min_j |f_j| costs no gradient: it can be nearest only if its slope ||w_k||_q is
             more than `prune` times that of the most likely other class. inf computes all, as the paper does. Measured

@@ -21,7 +21,7 @@ def fgsm(
 ) -> Tensor:
     """x_adv = x + eps sign(grad_x L(x, y)), cut at the box; for l2 x + eps grad / ||grad||_2 (Miyato et al. 2016).
 
-    L is cross-entropy, or the `loss` of `get_loss`; with `y_target` (n,) the step goes toward that
+    L is cross-entropy, or the `loss` of `losses.get_loss`; with `y_target` (n,) the step goes toward that
     class. x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
     """
     return ifgsm(model, x, y, eps=eps, steps=1, norm=norm, loss=loss, y_target=y_target)

@@ -30,7 +30,7 @@ def ifgsm(
     """x_{t+1} = project(x_t + step_size sign(grad_x L(x_t, y))), t < steps, from x_0 = x; for l2 grad / ||grad||_2.
 
     `step_size` None is `relative_step` eps, or eps / steps, which reaches the ball's surface with the last step; a
-    larger one moves along the surface, projected back at every step. L is cross-entropy, or the `loss` of `get_loss`;
+    larger one moves along the surface, projected back at every step. L is cross-entropy, or that of `losses.get_loss`;
     with `y_target` (n,) the steps go toward that class. `stop_on_success` keeps an image at its first success.
     x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
     """

@@ -47,7 +47,7 @@ def lbfgs(
     binary_steps   values of c tried: multiplied or divided by 4 until one succeeds and one fails, then geometric means
     steps          of L-BFGS-B for each of them, starting at the end of the previous one
     Image by image, since scipy's optimiser takes one problem at a time: batches are no faster. The nearest success of
-    all points evaluated is moved to the boundary, clear of rounding errors (`to_boundary`).
+    all points evaluated is moved to the boundary, clear of rounding errors (`boundary.to_boundary`).
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, unchanged without a success and where the image is
     misclassified already. Raises InputError.
     """

@@ -37,7 +37,7 @@ def pgd(
     """x_{t+1} = project(x_t + step_size d(grad_x L(x_t))), t < steps.
 
     step_size         None: 2.5 eps / steps; required for direction "gradient"
-    loss              L, see `get_loss`: "cross-entropy" is the log-odds, whose gradient has the same direction
+    loss              L, see `losses.get_loss`: "cross-entropy" is the log-odds, whose gradient has the same direction
     start             x_0: "random", uniform in the ball, or "x" itself (only the first restart; the others are random)
     direction         "steepest" (sign for linf, g/|g| for l2), "sign", or "gradient", plain
     restarts          number of runs; later ones attack only images without a success so far
@@ -71,6 +71,6 @@ def pgd(
 
 
 def _cross_entropy(logits: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
-    """Cross-entropy per image (n,), for a target class negated; not the log-odds of `get_loss`."""
+    """Cross-entropy per image (n,), for a target class negated; not the log-odds of `losses.get_loss`."""
     label, sign = (y, 1) if y_target is None else (y_target, -1)
     return sign * cross_entropy(logits.float(), label, reduction="none")

@@ -10,18 +10,9 @@ One file per library, imported at its first use; the libraries: pip install 'adv
 package registers the names `foolbox:`, `torchattacks:` and `art:` of their attacks.
 """
 
-from importlib import import_module
-from typing import Any
-
 from advgan.bridges import foreign
+from advgan.core.lazy import lazy
 
-LIBRARIES = ("art", "foolbox", "torchattacks")
+__all__ = ["foreign"]
 
-__all__ = ["LIBRARIES", "foreign"]
-
-
-def __getattr__(name: str) -> Any:
-    """The module of a library, `advgan.bridges.foolbox`, imported at its first use."""
-    if name not in LIBRARIES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{name}")
+__getattr__, __dir__ = lazy(__name__)

@@ -4,14 +4,12 @@ A family is a file (`mnist.py`, `cifar.py`) with its names in `TARGETS`. Externa
 "timm:resnet18", are in `external/`. A `BlackBox` only responds to queries.
 """
 
-import warnings
-from typing import Any
-
 from advgan.classifiers.base import Classifier, ImageShape
 from advgan.classifiers.black_box import BlackBox, OutputKind, QueryBudgetExceeded
 from advgan.classifiers.checkpoint import finetune_target, fingerprint, load_target, save_target
 from advgan.classifiers.checks import check_normalised, check_target
 from advgan.classifiers.registry import TARGETS, build_target
+from advgan.core.lazy import lazy
 
 __all__ = [
     "TARGETS",
@@ -29,10 +27,4 @@ __all__ = [
     "save_target",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """`Target`, the former name of `Classifier`, with a DeprecationWarning."""
-    if name != "Target":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn("advgan.classifiers.Target is now advgan.classifiers.Classifier", DeprecationWarning, stacklevel=2)
-    return Classifier
+__getattr__, __dir__ = lazy(__name__, former={"Target": "Classifier"})

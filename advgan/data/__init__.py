@@ -12,6 +12,7 @@ classifier's order, `batches.py` defines the order of training.
 from pathlib import Path
 
 from advgan.core.errors import InputError, did_you_mean
+from advgan.core.lazy import lazy
 from advgan.data.batches import steps_per_epoch, training_batches
 from advgan.data.classes import relabel
 from advgan.data.folder import Labels, LabelSource, OwnInput, Sizing, load_folder, no_input
@@ -22,6 +23,8 @@ from advgan.data.stream import Stream
 from advgan.data.vision import load_mnist5k, load_torchvision
 
 __all__ = ["DATASETS", "Data", "Split", "Stream", "load_data", "relabel", "steps_per_epoch", "training_batches"]
+
+__getattr__, __dir__ = lazy(__name__)
 
 DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "folder", "hf", "hf-stream")
 CUSTOM_DATASETS = ("folder", "hf", "hf-stream")  # the user's images, of any size

@@ -2,6 +2,7 @@
 programs accept it as a target, `--defense bit-depth:bits=3`.
 """
 
+from advgan.core.lazy import lazy
 from advgan.core.rejection import can_reject
 from advgan.defenses.base import EOT, Defended, adaptive, attack_view, is_random, reseed, unwrap
 from advgan.defenses.checkpoint import defend, load_classifier, load_members
@@ -31,3 +32,5 @@ __all__ = [
     "reseed",
     "unwrap",
 ]
+
+__getattr__, __dir__ = lazy(__name__)

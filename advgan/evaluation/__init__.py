@@ -1,5 +1,6 @@
 """Evaluation: run an attack, verify its adversarial examples, and compute metrics with intervals."""
 
+from advgan.core.lazy import lazy
 from advgan.evaluation.environment import environment
 from advgan.evaluation.evaluate import ROW_KEYS, Result, evaluate, predict, recompute_metrics
 from advgan.evaluation.loading import TargetModel
@@ -17,3 +18,5 @@ __all__ = [
     "recompute_metrics",
     "wilson",
 ]
+
+__getattr__, __dir__ = lazy(__name__)

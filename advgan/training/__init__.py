@@ -2,10 +2,8 @@
 and the runtime of each loop: processes, output directory, training state.
 """
 
-from importlib import import_module
-from typing import Any
-
 from advgan.core.errors import NotFiniteError
+from advgan.core.lazy import lazy
 from advgan.training.run_directory import prepare_output_dir
 from advgan.training.runtime.checkpoint import (
     IGNORED_ON_RESUME,
@@ -18,6 +16,25 @@ from advgan.training.runtime.checkpoint import (
 )
 from advgan.training.runtime.distributed import init_accelerator, shutdown
 from advgan.training.runtime.loop import GracefulShutdown, Interrupted, check_finite, one_cycle, open_log, progress_bar
+
+# The trainings and their settings, which import this package, are imported at their first use.
+_HOMES = {
+    "AdversarialConfig": "advgan.training.adversarial",
+    "ClassifierConfig": "advgan.training.supervised",
+    "DetectorConfig": "advgan.training.detector",
+    "GeneratorConfig": "advgan.training.options",
+    "LossConfig": "advgan.training.gan",
+    "LossInputs": "advgan.training.gan",
+    "OptimizationConfig": "advgan.training.options",
+    "RunConfig": "advgan.training.options",
+    "SubstituteConfig": "advgan.training.substitute_training",
+    "adversarial_config": "advgan.training.adversarial",
+    "distill": "advgan.training.distillation",
+    "fit": "advgan.training.generator",
+    "train_classifier": "advgan.training.classifier",
+    "train_detector": "advgan.training.detector",
+    "train_substitute": "advgan.training.substitute",
+}
 
 __all__ = [
     "IGNORED_ON_RESUME",
@@ -38,32 +55,6 @@ __all__ = [
     "to_jsonable",
     "unfinished",
 ]  # fmt: skip
+__all__ += list(_HOMES)
 
-_HOMES = {
-    "AdversarialConfig": "adversarial",
-    "ClassifierConfig": "supervised",
-    "DetectorConfig": "detector",
-    "GeneratorConfig": "options",
-    "LossConfig": "gan",
-    "LossInputs": "gan",
-    "OptimizationConfig": "options",
-    "RunConfig": "options",
-    "SubstituteConfig": "substitute_training",
-    "adversarial_config": "adversarial",
-    "distill": "distillation",
-    "fit": "generator",
-    "train_classifier": "classifier",
-    "train_detector": "detector",
-    "train_substitute": "substitute",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """The trainings and their settings, which import this package, when they are used (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"advgan.training.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = lazy(__name__, _HOMES)

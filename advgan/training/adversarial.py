@@ -54,7 +54,7 @@ METHOD_DEFAULTS: dict[Method, MethodDefaults] = {
 class AdversarialConfig:
     """The inner attack of adversarial training (linf), and the weight of the clean images.
 
-    alpha       weight of the clean images: see `mixed_loss`
+    alpha       weight of the clean images: see `adversarial.mixed_loss`
     steps       gradient steps; with a generator they may be 0: its images as they are
     step_size   of one, in pixel units, once eps has risen
     warmup      share of the training in which the radius rises to `eps`. At eps 0.3 training that starts with all of it

@@ -1,12 +1,10 @@
 """Settings of a generator's training, grouped: the network, the optimisation, the run (the loss: `gan.LossConfig`)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean, note
@@ -59,7 +57,7 @@ NOT_NEGATIVE = (
 
 @dataclass(frozen=True)
 class GeneratorConfig(NetworkFlags):
-    """The generator's network, and what it can be asked for (see `advgan.Generator`)."""
+    """The generator's network, and its conditions (see `advgan.Generator`; each setting: `advgan train --help`)."""
 
     architecture: Architecture | None = None
     """Architecture of generator and discriminator: patch (fast), unet (more success), unrolled (for small eps, with a
@@ -124,7 +122,7 @@ class OptimizationFlags:
 
 @dataclass(frozen=True)
 class OptimizationConfig(OptimizationFlags):
-    """`OptimizationFlags`, and what is called otherwise as a flag."""
+    """How long is trained, and by which steps (each setting: `advgan train --help`)."""
 
     targeted_fraction: float = 0.5
     """With any_class: fraction of the training images that get a random target class; the others are attacked
@@ -159,7 +157,7 @@ class ComputeFlags:
 
 @dataclass(frozen=True)
 class RunConfig(ComputeFlags):
-    """`ComputeFlags`, and what a program decides itself."""
+    """How a training runs: its seed, its validations, its speed (each setting: `advgan train --help`)."""
 
     seed_weights: bool = True
     """Whether initial weights are from `seed`; False: from torch's random state as it is"""
@@ -181,7 +179,7 @@ class TrainingConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     @classmethod
-    def from_flags(cls, flags: Any) -> TrainingConfig:
+    def from_flags(cls, flags: Any) -> Self:
         """The settings of a program, which are called as in `FLAGS`."""
         names = {name: FLAGS.get(name, name) for name in cls().to_dict()}
         return cls().replace({name: getattr(flags, flag) for name, flag in names.items() if hasattr(flags, flag)})
@@ -200,7 +198,7 @@ class TrainingConfig:
         classes: int = 0,
         targeted: bool = False,
         one_eps: bool = True,
-    ) -> TrainingConfig:
+    ) -> Self:
         """With values for the settings of the network and of the objective that are None, for images (c, h, w) of so
         many classes. `architecture`: of the caller's own generator; `targeted`: its objective, also without any_class;
         `one_eps`: it has no eps_min. Raises InputError as `check`."""
@@ -221,7 +219,7 @@ class TrainingConfig:
         """What `resolved` chooses of the objective where it is None, by name, for the card."""
         return {"adversarial": self.loss.adversarial, "curriculum": self.optimization.curriculum}
 
-    def replace(self, settings: Mapping[str, Any]) -> TrainingConfig:
+    def replace(self, settings: Mapping[str, Any]) -> Self:
         """The same with some settings changed, each in its group. Raises InputError for an unknown one."""
         groups = {group.name: getattr(self, group.name) for group in fields(self)}
         group_of = {setting.name: name for name, group in groups.items() for setting in fields(group)}
@@ -231,7 +229,7 @@ class TrainingConfig:
                 raise InputError(f"unknown setting {setting!r}{near}")
             name = group_of[setting]
             groups[name] = replace(groups[name], **{setting: plain(value)})
-        return TrainingConfig(**groups)
+        return type(self)(**groups)
 
     def to_dict(self) -> dict[str, Any]:
         """All settings by name, without groups: no name is in two of them."""
