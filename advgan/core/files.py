@@ -129,7 +129,7 @@ def check_places(directory: Path, folders: Iterable[str]) -> None:
     for place in (directory / name for name in folders):
         if os.path.lexists(place) and not place.is_dir():
             raise InputError(f"{place} is in the way of a folder, expected one or nothing: choose another directory")
-    for place in directory.glob("*"):
+    for place in directory.glob("*") if os.path.isdir(directory) else ():  # a name may be too long to look there
         if place.suffix in REPORTS and place.is_dir():
             raise InputError(f"{place} is a folder, expected a file or nothing: choose another directory")
 
