@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from advgan.classifiers.external.base import ExternalClassifier
 from advgan.core.config import parse_fraction
 from advgan.core.errors import InputError, warn
 from advgan.core.json_files import check_real, read_sealed
-from advgan.core.threat_model import NORMS, Norm, Threat, check_eps
+from advgan.core.threat_model import NORMS, Norm, Threat, check_eps, eps_text
 from advgan.core.training_record import checkpoint_folder, unfinished
 from advgan.data import Data
 from advgan.data.classes import class_mapping
@@ -217,7 +218,7 @@ def parse_threat_models(
 def parse_eps_values(texts: Sequence[str], norm: Norm) -> list[float]:
     """Values of eps from "0.1", "8/255" or "0:0.3:0.05" (from, to, by), ascending, with 0; none: DEFAULT_EPS.
 
-    Raises InputError for an invalid one.
+    Raises InputError for an invalid one, and for two that reports cannot distinguish.
     """
     values = {0.0}
     for text in " ".join(texts or DEFAULT_EPS[norm]).replace(",", " ").split():
@@ -231,7 +232,11 @@ def parse_eps_values(texts: Sequence[str], norm: Norm) -> list[float]:
         if not step > 0 or not 0 <= (last - first) / step <= 1000:
             raise InputError(f"a range of eps must go up in at most 1000 steps, got {text!r}")
         values |= {float(first + i * step) for i in range(math.floor((last - first) / step) + 1)}
-    return sorted(eps and check_eps(eps, norm) for eps in values)
+    eps_values = sorted(eps and check_eps(eps, norm) for eps in values)
+    for low, high in pairwise(eps_values):
+        if eps_text(low) == eps_text(high):
+            raise InputError(f"values of eps must differ in the digits of reports, got {low!r} and {high!r}")
+    return eps_values
 
 
 def resolve_target_class(y_target: int | str | None, generator: Generator | None) -> int | str | None:

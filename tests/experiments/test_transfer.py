@@ -25,6 +25,7 @@ from advgan.core.errors import note
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import ResultCache, TargetModel, evaluate, predict
+from advgan.experiments.transfer.report import pairs
 from tests.conftest import Run
 
 transfer = importlib.import_module("advgan.experiments.transfer.run")
@@ -308,6 +309,16 @@ def test_the_generator_of_an_ensemble_is_white_box_on_each_of_its_sources(
     results = call("--generator", tmp_path / "both", "--curve-attacks", "--max-samples", 12)
     rows = [row for row in results["matrix"] if row["attack"] == "advgan"]
     assert [(row["source"], row["access"]) for row in rows] == [("mnist-small", "generator")] * 2
+
+
+def test_a_mean_of_curves_counts_the_pairs_that_did_not_fail() -> None:
+    rows = [
+        {"attack": "fgsm", "eps": 0.1, "source": source, "victim": victim, "status": "ok"}
+        for source, victim in (("a", "b"), ("b", "a"), ("a", "c"))
+    ]
+    assert pairs(rows) == "mean of 3 pairs"
+    rows[2]["status"] = "failed: no gradient"
+    assert pairs(rows) == "mean of 3 pairs less failed ones, at least 2"
 
 
 def test_targeted_in_l2(call: Call) -> None:

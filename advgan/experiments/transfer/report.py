@@ -1,5 +1,6 @@
 """Report of transferability: a matrix of sources and victims, and success of one step, many steps and noise."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
@@ -212,11 +213,15 @@ def _source_text(row: ResultRow) -> str:
 
 
 def pairs(rows: list[ResultRow]) -> str:
-    """Source and victim, or the number of pairs in the mean, as text."""
-    distinct_pairs = list(dict.fromkeys((row["source"], row["victim"]) for row in rows if row["source"]))
+    """Source and victim, or the number of pairs in the mean, as text: a mean is over the rows that have metrics."""
+    sourced = [row for row in rows if row["source"]]
+    distinct_pairs = list(dict.fromkeys((row["source"], row["victim"]) for row in sourced))
     source, victim = distinct_pairs[0]
     if len(distinct_pairs) > 1:
-        return f"mean of {len(distinct_pairs)} {'classifiers' if source == victim else 'pairs'}"
+        n, noun = len(distinct_pairs), "classifiers" if source == victim else "pairs"
+        measured = Counter((row["attack"], row["eps"]) for row in sourced if row["status"] == "ok")
+        fewest = min(measured.values(), default=0)
+        return f"mean of {n} {noun}" if fewest == n else f"mean of {n} {noun} less failed ones, at least {fewest}"
     return source if source == victim else f"{source} → {victim}"
 
 
