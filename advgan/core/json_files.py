@@ -33,16 +33,21 @@ def parse_object(content: str | bytes, *, finite: bool = True) -> dict[str, Any]
     if len(content) > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
     text = content if isinstance(content, str) else content.decode()
-    constant = _constant if finite else float
-    number = _finite if finite else float
-    try:
-        value = json.loads(text, parse_int=_int, parse_float=number, parse_constant=constant, object_pairs_hook=_unique)
-    except RecursionError:
-        raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
+    value = parse_value(text, finite=finite)
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object expected, got {text.strip():.60}")
     _check_structure(value)
     return value
+
+
+def parse_value(text: str | bytes, *, finite: bool = True) -> Any:
+    """Any JSON value. Raises ValueError for other texts, for a key that comes twice and for numbers as above."""
+    constant = _constant if finite else float
+    number = _finite if finite else float
+    try:
+        return json.loads(text, parse_int=_int, parse_float=number, parse_constant=constant, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
 
 
 def object_digest(content: Mapping[str, Any]) -> str:

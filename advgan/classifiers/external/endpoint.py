@@ -29,8 +29,9 @@ from advgan.classifiers.base import MAX_CLASSES, MAX_SIDE, ImageShape
 from advgan.classifiers.black_box import BlackBox, OutputKind
 from advgan.classifiers.external.client import Client, RetryPolicy
 from advgan.classifiers.external.signature import Signature
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, one_line
 from advgan.core.inputs import is_softmax
+from advgan.core.json_files import parse_value
 from advgan.core.spec_strings import parse_spec
 
 DESCRIPTION_BYTES = 1 << 20  # the longest description
@@ -132,7 +133,7 @@ def _encode(x: Tensor, as_json: bool) -> tuple[bytes, str]:
 
 def _json(body: bytes, url: str) -> Any:
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return parse_value(body)
+    except ValueError as error:
         got = body[:100].decode(errors="replace")
-        raise InputError(f"{url} must return JSON, got {got!r} ({type(error).__name__})") from None
+        raise InputError(f"{url} must return JSON, got {got!r} ({one_line(error)})") from None
