@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from advgan.core.errors import InputError, did_you_mean
-from advgan.core.shutdown import exit_on_signals
+from advgan.core.program import prepare_process
 from advgan.core.terminal import safe_streams
 from advgan.core.version import __version__
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command in `argv`, or print the version; bad input is one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if argv is None else argv
     if argv is None:  # its own process
-        exit_on_signals()  # also while a command is imported
+        prepare_process()
     if arguments[:1] == ["--version"]:
         print_text(__version__)
         return

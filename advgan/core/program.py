@@ -1,5 +1,6 @@
 """Start of a program, with signal handlers before its imports."""
 
+import os
 import re
 from importlib import import_module
 from pathlib import Path
@@ -8,9 +9,16 @@ from typing import Any
 from advgan.core.shutdown import exit_on_signals
 
 
+def prepare_process() -> None:
+    """What precedes the imports of a program: signal handlers, and one thread for the BLAS of NumPy and SciPy, which
+    torch's number of threads does not limit (L-BFGS used all cores)."""
+    exit_on_signals()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def run_program(module: str) -> None:
     """Run `main` of a module with the settings of the command line, of its class `Settings`."""
-    exit_on_signals()  # also during the imports
+    prepare_process()
     run = import_module("advgan.core.config").run
     program = import_module(module)
     run(program.main, program.Settings)

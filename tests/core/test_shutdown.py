@@ -134,6 +134,16 @@ def test_programs_handle_signals_before_other_imports(path: Path) -> None:
     assert modules - {"__future__"} in ({"pathlib", "advgan.core.shutdown"}, {"pathlib", "advgan.core.program"})
 
 
+def test_programs_limit_the_threads_of_scipy_before_its_import() -> None:
+    code = (
+        "import os, sys\nfrom advgan.core.program import prepare_process\nprepare_process()\n"
+        "print(os.environ['OPENBLAS_NUM_THREADS'], 'numpy' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == ("1 False\n", "")
+
+
 def test_programs_differ_only_in_their_module() -> None:
     """A start of one, in a process of its own, is a test of all; the others' tests run them in this process."""
     starts = {ast.unparse(ast.parse(path.read_text()).body[1:]) for path in PROGRAMS}
