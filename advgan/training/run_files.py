@@ -6,11 +6,13 @@ from typing import Any
 
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from advgan.core.errors import InputError
 from advgan.core.files import atomic_write, atomic_write_dir
-from advgan.core.json_files import sealed
+from advgan.core.json_files import read_sealed, sealed
 from advgan.core.threat_model import Threat
+from advgan.core.weights import digest
 from advgan.data import Stream
 from advgan.defenses import Transforms, unwrap
 from advgan.models.discriminator import Discriminator
@@ -71,16 +73,33 @@ class GeneratorFiles(RunDirectory):
         super().__init__(place, accelerator, record, total_steps, "advgan")
         self.description, self.batch_size, self.labelled = description, batch_size, labelled
         self.objective = objective  # in the place of settings that are None
+        self.digests: list[str] = []  # of the weights in generator/: the last two, of which a kill may leave either
 
     def save(self, generator: Generator, discriminator: nn.Module | None, threshold: float, *, better: bool) -> None:
         """training.json, then (`better`) the generator with its card and the discriminator, if any, beside it."""
         with self.writing() as writing:
             if writing:
+                if better:
+                    self.digests = [*self.digests[-1:], digest(generator.state_dict())]
                 self.write_training(finished=False)  # before the other files
                 if better:
                     if discriminator is not None:
                         self._save_discriminator(discriminator)
                     generator.save(self.directory / "generator", self._card(threshold, generator))  # type: ignore[operator]
+
+    def saved_weights(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """The same, and InputError for the weights of another run with the same settings."""
+        tensors = super().saved_weights(model)
+        if tensors is not None and self.directory is not None:
+            training, saved = self.directory / "training.json", digest(tensors)
+            expected = read_sealed(training).get("generator_sha256") if training.exists() else None
+            if expected and saved not in expected:  # an older version wrote none
+                raise InputError(
+                    f"cannot resume: {self.directory / 'generator'} holds the weights of another run (SHA-256 "
+                    f"{saved[:12]}..., expected {expected[-1]:.12}... of {training}): restore it from a copy"
+                )
+            self.digests = expected[: expected.index(saved) + 1] if expected else [saved]
+        return tensors
 
     def _save_discriminator(self, discriminator: nn.Module) -> None:
         folder = self.directory / "discriminator"  # type: ignore[operator]
@@ -118,6 +137,7 @@ class GeneratorFiles(RunDirectory):
             "seconds_per_target_pass": unit,
             "steps_to_95": first_above_95 and first_above_95["step"],
             "passes_to_95": first_above_95 and unit and first_above_95["seconds"] / unit,
+            "generator_sha256": self.digests,
             "history": history,
         }
         atomic_write(self.directory / "training.json", sealed(summary))  # type: ignore[operator]

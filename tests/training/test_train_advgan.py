@@ -18,6 +18,7 @@ from advgan import Generator, training
 from advgan.classifiers import fingerprint, load_target, save_target
 from advgan.core.config import run
 from advgan.core.errors import InputError
+from advgan.core.weights import digest
 from advgan.data import load_data
 from advgan.defenses.detection import FeatureSqueezing, save_detector, scores
 from advgan.evaluation.loading import load_generators
@@ -380,6 +381,24 @@ def test_resumed_with_more_steps_it_ends_there_and_the_first_ones_stay(advgan, w
             train(steps, "--resume", *extra)
         assert message in capsys.readouterr().err
     assert train(16, "--resume") == new, "the same number: nothing is left to do"
+
+
+def test_a_run_is_not_resumed_with_the_best_weights_of_another(advgan, words, tmp_path, capsys):
+    given = [*words, "--max-steps", "4", "--output-dir", str(tmp_path)]
+    run(advgan.main, advgan.Settings, given)
+    path, saved = tmp_path / "training.json", Generator.from_pretrained(tmp_path)
+    record = json.loads(path.read_text())
+    assert record["generator_sha256"][-1] == digest(saved.state_dict())
+    del record["sha256"]
+    path.write_text(json.dumps(record | {"generator_sha256": [digest(saved.state_dict()), "0" * 64]}))
+    run(advgan.main, advgan.Settings, [*given, "--resume"])  # killed before the next weights were written
+    assert json.loads(path.read_text())["generator_sha256"] == [digest(saved.state_dict())]
+    saved.network.load_state_dict({name: value + 0.01 for name, value in saved.network.state_dict().items()})
+    saved.save(tmp_path / "generator")
+    with pytest.raises(SystemExit) as exit_:
+        run(advgan.main, advgan.Settings, [*given, "--resume"])
+    assert exit_.value.code == 2
+    assert "generator holds the weights of another run (SHA-256" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
