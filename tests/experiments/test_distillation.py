@@ -363,7 +363,7 @@ def test_the_table_of_given_runs_as_a_user_makes_it(
         assert f"![{title}" in page
     assert all((out / name).stat().st_size > 5000 for name in ("success.png", "gradients.png"))
     assert "| none | 95.89 | " in page
-    assert "JSMA on mnist-b, at most 14.3 % of the pixels" in done.stdout
+    assert "JSMA on mnist-b, at most 14.3% of the pixels" in done.stdout
     log = EventAccumulator(str(out / "logs" / "distillation" / safe("jsma softmax"))).Reload()
     assert [each.step for each in log.Scalars("asr (step: temperature)")] == [0, 1, 100]
 

@@ -115,7 +115,7 @@ def summary_table(summary: Summary) -> Table:
 def _strongest(summary: Summary, label: str) -> str:
     rows = [row for row in summary["rows"] if row["target"] == label and row["asr"] is not None]
     best = max(rows, key=lambda row: row["asr"], default=None)
-    return NOT_RUN if best is None else f"{best['column']} {100 * best['asr']:.0f} %"
+    return NOT_RUN if best is None else f"{best['column']} {best['asr']:.0%}"
 
 
 def verdicts(summary: Summary) -> list[dict[str, Any]]:

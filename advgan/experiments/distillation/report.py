@@ -100,7 +100,7 @@ def tables(summary: Summary) -> list[Table]:
         "below 0.001 %": _within(cells.percent("small"), "gradients"),
         "exactly 0 %": _within(cells.percent("zero"), "gradients"),
     }
-    title = f"JSMA on {target}, at most {100 * summary['gamma']:.1f} % of the pixels, up to {n} attacks each"
+    title = f"JSMA on {target}, at most {summary['gamma']:.1%} of the pixels, up to {n} attacks each"
     parts: list[tuple[str, Columns, str]] = [
         (title, jsma, JSMA),
         (f"Other attacks on {target}", _others(table[0]["attacks"]), OTHERS.format(eps=eps_text(summary["eps"]))),

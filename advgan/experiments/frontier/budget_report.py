@@ -10,7 +10,7 @@ from advgan.report import cells
 from advgan.report.comparison import Plot
 from advgan.report.figures import style
 from advgan.report.figures.plot_groups import safe
-from advgan.report.page import ResultRow, Summary, Table, percent
+from advgan.report.page import ResultRow, Summary, Table
 from advgan.report.study import Scalar, StudyReport, eps_scalars
 
 COLUMNS = (
@@ -61,7 +61,7 @@ def tables(summaries: Sequence[Summary]) -> list[Table]:
 
 
 def budget_table(summary: Summary) -> Table:
-    share = "–" if summary["lead"] is None else f"{percent(summary['lead'])} %"
+    share = "–" if summary["lead"] is None else f"{summary['lead']:.1%}"
     title = f"{_title(summary)}: ours leads on {share} of the budgets"
     columns = {
         "budget, x FGSM": lambda part: f"{part['low']:.3g} to {part['high']:.3g}",

@@ -161,7 +161,7 @@ def _evaluations(rows: Sequence[ResultRow]) -> Table:
     methods = [name for name in METHODS if any(row[name] is not None for row in rows)] or ["warm start"]
     ratios = {f"{method} of {name}'s": f"{method} of {name}" for method in methods for name in BASELINES}
     columns = {
-        "of PGD-40's success": lambda row: f"{100 * row['share']:.0f} %",
+        "of PGD-40's success": lambda row: f"{row['share']:.0%}",
         "eps": _eps,
         "ASR %": cells.percent("level"),
         **{name: cells.number(name, ".1f") for name in (*methods, *BASELINES)},
@@ -171,7 +171,7 @@ def _evaluations(rows: Sequence[ResultRow]) -> Table:
 
 
 def _percents_of(key: str) -> Cell:
-    return lambda row: "–" if row[key] is None else f"{percent(row[key])} %"
+    return lambda row: "–" if row[key] is None else f"{row[key]:.1%}"
 
 
 def findings(summary: Summary) -> list[str]:
