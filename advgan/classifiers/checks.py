@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from advgan.classifiers.adapters import BinaryLogit, ContainedLogits, image_shape_of, logits_of, with_hooks
 from advgan.classifiers.black_box import BlackBox
 from advgan.core.errors import InputError, one_line, warn
 from advgan.core.inputs import check_columns, check_images
+from advgan.core.weights import check_weights
 
 DETERMINISM_TOL = 1e-4  # of two forwards, relative to the largest logit: a deterministic model differs by rounding
 BATCH_DEPENDENCE_TOL = 0.05  # relative to the spread of the logits; int8 activations, scaled by the batch, differ less
@@ -38,20 +38,6 @@ class OutputFault(InputError):
     def __init__(self, name: str, measured: str, expected: str) -> None:
         super().__init__(f"{measured}, expected {expected}")
         self.name, self.measured, self.expected = name, measured, expected
-
-
-def check_weights(model: nn.Module) -> None:
-    """Raise InputError for a model that has no weights yet: of a lazy layer, or on the device meta; and for one made
-    under inference_mode, whose weights cannot be frozen and passed by a gradient."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-            raise InputError(
-                f"the model has no weights yet in {name} (a lazy layer): call model(x) once, then train it"
-            )
-        if tensor.is_meta:
-            raise InputError(f"the model's weights are on the device meta, without values ({name}): load them first")
-        if tensor.is_inference():
-            raise InputError(f"the model was made under torch.inference_mode ({name}): make or load it outside of it")
 
 
 def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) -> nn.Module:

@@ -88,7 +88,9 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         with safe_open(folder / "model.safetensors", framework="np") as weights:
             check_config_digest(weights.metadata() or {}, config)
             sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-    except (ValueError, SafetensorError, OSError) as error:  # an InputError is a ValueError
+    except OSError as error:
+        raise InputError(f"cannot read the checkpoint in {folder}: {one_line(error)}") from None
+    except (ValueError, SafetensorError) as error:  # an InputError is a ValueError
         raise InputError(f"the checkpoint in {folder} is damaged: {one_line(error)}") from None
     warn_unfinished(folder)
     progress = unfinished(folder)

@@ -1,5 +1,6 @@
 """Weights on disk with their digest, and loading into a model with checks of names, shapes and types."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -10,13 +11,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_downloaded
 from advgan.core.json_files import object_digest
 from advgan.core.random_state import float32_default
+from advgan.core.terminal import utf8
 from advgan.core.training_record import check_config_digest
 
 M = TypeVar("M", bound=nn.Module)
@@ -31,15 +33,24 @@ def device_of(model: nn.Module, default: torch.device | None = None) -> torch.de
     return next((tensor.device for tensor in model.parameters()), default or torch.device("cpu"))
 
 
-def check_initialised(model: nn.Module) -> None:
-    """Raise InputError for lazy layers that have no weights yet."""
-    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
-        raise InputError(f"{type(model).__name__} has lazy layers without weights: call it once on a batch of images")
+def check_weights(model: nn.Module) -> None:
+    """Raise InputError for a model that has no weights yet: of a lazy layer, or on the device meta; and for one made
+    under inference_mode, whose weights cannot be frozen and passed by a gradient."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise InputError(
+                f"{type(model).__name__} has no weights yet in {name} (a lazy layer): call it once on a batch of "
+                "images, then train it"
+            )
+        if tensor.is_meta:
+            raise InputError(f"the model's weights are on the device meta, without values ({name}): load them first")
+        if tensor.is_inference():
+            raise InputError(f"the model was made under torch.inference_mode ({name}): make or load it outside of it")
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Raise InputError for lazy layers that have no weights yet, and for a model that is frozen or has no weights."""
-    check_initialised(model)
+    """Raise InputError as `check_weights`, and for a model that is frozen or has no weights."""
+    check_weights(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"{type(model).__name__} has no trainable parameters: requires_grad_(True)")
 
@@ -64,6 +75,8 @@ def read_weights(
     `digests` it must have both.
     """
     check_downloaded(path)
+    if (shown := utf8(str(path))) != str(path):
+        raise OSError(errno.EINVAL, "safetensors reads no path that is not UTF-8", shown)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if digests and not {"sha256", "config_sha256"} <= metadata.keys():
@@ -83,7 +96,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     sha256 = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha256.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        sha256.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return sha256.hexdigest()
 
 
@@ -95,6 +108,8 @@ def read_checkpoint(folder: Path, config: Mapping[str, Any] | None) -> dict[str,
         raise InputError(f"no weights in {folder}: expected model.safetensors")
     try:
         return read_weights(file, config=config)
+    except OSError as error:
+        raise InputError(f"cannot read the checkpoint in {folder}: {one_line(error)}") from None
     except Exception as error:  # a damaged file can end in nearly any exception
         raise InputError(f"the checkpoint in {folder} is damaged: {one_line(error)}") from None
 

@@ -13,7 +13,7 @@ from advgan.core.errors import InputError, listing
 from advgan.core.inputs import array_as_tensor
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import check_eps
-from advgan.core.weights import check_initialised
+from advgan.core.weights import check_weights
 from advgan.models.networks import PatchNetwork, ResNetNetwork, UNet, XiaoNetwork
 from advgan.models.unrolled import UnrolledGradientNetwork
 
@@ -110,7 +110,7 @@ def check_network(network: Any, architecture: str, cond_dim: int) -> None:
     """Raise InputError unless `network` is a module that takes what a generator gives it."""
     if not isinstance(network, nn.Module):
         raise InputError(f"network must be an nn.Module, got {type(network).__name__}")
-    check_initialised(network)
+    check_weights(network)
     if architecture != "patch":
         raise InputError(f"expected network or architecture, got a network and architecture {architecture}")
     given = ("x", "cond") if cond_dim else ("x",)

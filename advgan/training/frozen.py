@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from advgan.classifiers.adapters import as_module
-from advgan.classifiers.checks import check_weights
 from advgan.core.inputs import copy_images
 from advgan.core.random_state import float32_default, preserved_random_states
+from advgan.core.weights import check_weights
 from advgan.training.run_directory import Place
 from advgan.training.runtime.distributed import check_threads, make_accelerator, restored_accelerator
 

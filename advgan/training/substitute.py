@@ -31,7 +31,7 @@ from advgan.core.config import write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import optional_folder
 from advgan.core.threat_model import Norm
-from advgan.core.weights import check_initialised, device_of
+from advgan.core.weights import check_weights, device_of
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.sources import as_split
@@ -137,7 +137,7 @@ def train_substitute(
 def check_substitute(substitute: nn.Module, black_box: Any, x: Tensor) -> None:
     """Raise InputError for a substitute with weights of the black box, without weights, or that returns probabilities
     for images `x` (n, c, h, w)."""
-    check_initialised(substitute)
+    check_weights(substitute)
     if isinstance(black_box, nn.Module) and not {*substitute.parameters()}.isdisjoint(black_box.parameters()):
         raise InputError("the substitute must be another network than the black box, got one with weights of it")
     check_outputs(substitute, x.to(device_of(substitute)), predict(substitute, x), alone=False)

@@ -381,7 +381,7 @@ def test_unreadable_file_raises(tmp_path):
         ("net.image_shape = (1, 0, 28)", r"image_shape of .* three positive ints .* got \(1, 0, 28\)"),
         (
             "net.linear = nn.LazyLinear(3)",
-            r"no weights yet in linear.weight \(a lazy layer\): call model",
+            r"no weights yet in linear.weight \(a lazy layer\): call it once",
         ),
     ],
 )

@@ -287,6 +287,9 @@ def test_paths_that_are_no_utf8_are_refused_for_results_and_escaped_in_them(tmp_
     assert not list(tmp_path.iterdir())
     atomic_write(tmp_path / "report.html", "data/\udcff")
     assert (tmp_path / "report.html").read_text() == r"data/\xff"
+    Generator(eps=0.3, width=4, depth=0).save(tmp_path / "run\udcff")
+    with pytest.raises(InputError, match=r"cannot read the checkpoint in .*run\\xff: .* no path that is not UTF-8"):
+        Generator.from_pretrained(tmp_path / "run\udcff")
 
 
 @pytest.mark.parametrize(

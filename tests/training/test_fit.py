@@ -583,7 +583,7 @@ X, Y = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), to
             {"generator": nn.Conv2d(3, 1, 1), "width": None, "depth": None},
             r"Conv2d cannot take images of shape \(1, 28, 28\): .* to have 3 channels, but got 1",
         ),
-        ({"generator": nn.LazyConv2d(1, 1), "width": None, "depth": None}, "LazyConv2d has lazy layers without wei"),
+        ({"generator": nn.LazyConv2d(1, 1), "width": None, "depth": None}, "LazyConv2d has no weights yet in weight"),
         ({"callbacks": print}, "callbacks must be a list of functions"),
         ({"model": Linear}, "got the class Linear"),
         ({"train": (X, ["cat"] * len(X))}, "labels of train must be whole numbers, one per image, got str"),

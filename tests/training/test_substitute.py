@@ -370,7 +370,7 @@ def test_help_documents_every_flag(script: Run) -> None:
     [
         (lambda black_box: {"substitute": black_box}, "must be another network than the black box"),
         (lambda black_box: {"substitute": nn.Sequential(black_box, nn.Identity())}, "got one with weights of it"),
-        (lambda black_box: {"substitute": nn.Sequential(nn.Flatten(), nn.LazyLinear(3))}, "lazy layers without weig"),
+        (lambda black_box: {"substitute": nn.Sequential(nn.Flatten(), nn.LazyLinear(3))}, "no weights yet in 1.weight"),
         (
             lambda black_box: {"substitute": nn.Sequential(nn.Flatten(), nn.Linear(784, 3), nn.Softmax(1))},
             "the target returns probabilities",

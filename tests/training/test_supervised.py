@@ -105,7 +105,7 @@ def test_bad_input_is_an_error_before_training(images: Any, settings: dict[str, 
     ("model", "message"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.Softmax(1)), "the target returns probabilities"),
-        (nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), "Sequential has lazy layers without weights: call it once"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), r"Sequential has no weights yet in 1.weight \(a lazy layer\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).requires_grad_(False), "Sequential has no trainable parameters"),
     ],
 )

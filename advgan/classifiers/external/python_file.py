@@ -22,13 +22,13 @@ from torch.nn.parameter import is_lazy
 from advgan.classifiers.adapters import Scripted, classes_of, is_recorded
 from advgan.classifiers.base import ImageShape
 from advgan.classifiers.black_box import BlackBox, Predict
-from advgan.classifiers.checks import check_weights
 from advgan.classifiers.external.base import ExternalClassifier, line_in, wrap_external
 from advgan.classifiers.external.imports import ImportFolder, attributes_digest, preserve_global_state
 from advgan.classifiers.state_dicts import load_weights_into, match_weights, read_file, weights_file
 from advgan.core.errors import InputError, did_you_mean, one_line
 from advgan.core.files import sha256_of
 from advgan.core.imagenet import class_names
+from advgan.core.weights import check_weights
 
 IMAGENET = "imagenet"  # the attribute `classes` of a model with ImageNet's 1,000 classes, in their order
 
