@@ -21,6 +21,7 @@ from rich.table import Table
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_regular
 from advgan.core.optional import require_package
+from advgan.core.shipped import existing_or_shipped
 from advgan.core.terminal import printable
 from advgan.core.training_record import describe_checkpoint
 from advgan.report.escaping import in_rich
@@ -37,7 +38,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    directory, console = settings.checkpoint, Console()
+    directory, console = existing_or_shipped(settings.checkpoint), Console()
     if directory.suffix == ".onnx":
         console.print(_table(directory, _exported(directory)))
         return

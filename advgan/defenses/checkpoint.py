@@ -1,6 +1,5 @@
 """Loading a classifier with its saved defenses and further ones."""
 
-import os
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -47,7 +46,7 @@ def _read_members(defense: str, directories: str) -> list[nn.Module]:
     """The saved classifiers of "DIR,DIR". Raises InputError for a path that is no directory."""
     paths = [path.strip() for path in directories.split(",") if path.strip()]
     for path in paths:
-        if not os.path.isdir(path):
+        if not ClassifierSpec(path).is_directory:
             raise InputError(f"{defense}:members must be directories of saved classifiers, got {path!r}")
     return [load_classifier(path) for path in paths]
 

@@ -10,6 +10,7 @@ from advgan.classifiers import TARGETS
 from advgan.classifiers.external import source_of
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError
+from advgan.core.shipped import existing_or_shipped
 from advgan.core.spec_strings import parse_spec
 from advgan.defenses.registry import DEFENSES
 
@@ -27,7 +28,7 @@ class ClassifierSpec:
     @property
     def is_directory(self) -> bool:
         """Whether the name is the directory of a saved classifier."""
-        return self.name not in TARGETS and not source_of(self.name) and os.path.isdir(self.name)
+        return self.name not in TARGETS and not source_of(self.name) and _is_directory(self.name)
 
     @property
     def needs_weights(self) -> bool:
@@ -37,7 +38,7 @@ class ClassifierSpec:
     @property
     def path(self) -> Path | None:
         """Directory or file of the weights; None for an external classifier with its published ones."""
-        return Path(self.name) if self.is_directory else self.weights
+        return existing_or_shipped(Path(self.name)) if self.is_directory else self.weights
 
 
 def parse_classifier(
@@ -140,7 +141,7 @@ def _split_weights(text: str) -> tuple[str, str | None]:
 def _is_name(text: str) -> bool:
     """Whether `text` is a name that weights or defenses may follow; not so for a URL, which may contain both signs."""
     source = source_of(text)
-    return source != "endpoint" and (source is not None or bool(re.fullmatch(r"[\w-]+", text)) or os.path.isdir(text))
+    return source != "endpoint" and (source is not None or bool(re.fullmatch(r"[\w-]+", text)) or _is_directory(text))
 
 
 def _classifier_exists(text: str) -> bool:
@@ -153,3 +154,7 @@ def _path_exists(name: str) -> bool:
     """Whether the directory or file in a classifier's name exists."""
     path = re.sub(r"^(hf|timm:local-dir):", "", name)
     return os.path.exists(re.sub(r"(?<=\.py):\w+$|(?<=\.onnx)#.*$", "", path))
+
+
+def _is_directory(name: str) -> bool:
+    return bool(name) and os.path.isdir(existing_or_shipped(Path(name)))
