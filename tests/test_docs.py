@@ -95,8 +95,9 @@ def test_packages_are_attributes_of_a_fresh_import(program) -> None:
     assert {"attacks", "training", "fit"} <= set(dir(advgan))
     assert {"art", "foolbox", "torchattacks"} <= set(dir(advgan.bridges))
     assert {"fit", "GeneratorConfig", "train_detector"} <= set(training.__all__)  # `import *`, and help(training)
-    with pytest.raises(AttributeError, match="module 'advgan' has no attribute 'attack'"):
+    with pytest.raises(AttributeError, match="module 'advgan' has no attribute 'attack'") as error:
         advgan.attack  # noqa: B018
+    assert (error.value.name, error.value.obj) == ("attack", advgan)
 
 
 @pytest.mark.parametrize("name", attacks.__all__)

@@ -29,7 +29,8 @@ def lazy(
             warnings.warn(f"{package}.{name} has become {package}.{new}", DeprecationWarning, stacklevel=2)
             return getattr(sys.modules[package], new)
         if name.startswith("_") or find_spec(f"{package}.{name}") is None:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            text = f"module {package!r} has no attribute {name!r}"
+            raise AttributeError(text, name=name, obj=sys.modules[package])  # for Python's "Did you mean"
         return import_module(f"{package}.{name}")
 
     def names() -> list[str]:
