@@ -143,6 +143,9 @@ def evaluate_state(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, lo
     Against a model with a `rejection_score` (n,), positive for rejected images, an image leaves its class first, then
     lowers the score (selective gradient descent, Bryniarski et al. 2021, arXiv:2106.15023).
     """
+    if not len(x):  # a model need not take an empty batch: x.view(len(x), -1)
+        none = x.flatten(1).sum(1)
+        return AttackState(none, none.detach(), none.detach().bool())
     logits = model(x)
     check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
     loss, success = loss_fn(logits, y, y_target), is_adversarial(logits, y, y_target)

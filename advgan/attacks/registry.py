@@ -189,8 +189,6 @@ def make_attack(
         fixed["generator"] = generator
 
     def run(x: Tensor, y: Tensor) -> Tensor:
-        if not len(x):  # a model need not take an empty batch
-            return x.clone()
         targets = {} if y_target is None else {"y_target": torch.full_like(y, y_target)}
         return definition.run(model, x, y, **targets, **fixed)
 
