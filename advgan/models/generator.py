@@ -39,7 +39,7 @@ from advgan.models.generator_settings import (
 )
 from advgan.models.guides import allowed_guide, check_guide, guide_config, guide_from, rebuild
 from advgan.models.networks import ConditionEmbedding, GaussianSmoothing
-from advgan.models.unrolled import UnrolledGradientNetwork
+from advgan.models.unrolled import UnrolledGradientNetwork, detach_kept
 
 ROUNDING = 1e-6  # of a radius in float32: that of 8/255 is above 8/255
 
@@ -362,6 +362,12 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         there are none. eps, the value of eps_min, y_target and the guide's weights may differ."""
         mine, theirs = _of_network(self.config), _of_network(other.config)
         return "; ".join(f"{k} is {theirs[k]}, expected {mine[k]}" for k in mine if mine[k] != theirs.get(k))
+
+    def __getstate__(self) -> Any:
+        """For copies and pickles: without the graph of the last pass, of which a guide may keep features."""
+        if self.guide is not None:
+            detach_kept(self.guide)
+        return super().__getstate__()
 
     def save(self, directory: Path | str, card: str | None = None) -> None:
         """Write config.json, model.safetensors and the `card` (Markdown; None: `generate_model_card`), all or nothing;

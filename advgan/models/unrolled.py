@@ -234,7 +234,6 @@ def differentiable(
             leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             with twice_differentiable() if create_graph else nullcontext():
                 logits = classifier(leaf).float()
-        stack.callback(detach_kept, classifier)
         yield InputGradient(leaf, logits, feedbacks, create_graph)
 
 
