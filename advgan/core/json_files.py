@@ -10,11 +10,19 @@ from typing import Any, NoReturn
 
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import read_bytes
+from advgan.core.terminal import utf8
 
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 64  # brackets within brackets
 MAX_DIGITS = 40  # of one number
 DIGEST = "sha256"  # the entry of a sealed object
+
+
+def as_json(value: Any) -> Any:
+    """`value` of a setting for JSON: paths as text, text in UTF-8, tuples as lists."""
+    if isinstance(value, (list, tuple)):
+        return [*map(as_json, value)]
+    return utf8(str(value)) if isinstance(value, (str, Path)) else value
 
 
 def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:

@@ -11,8 +11,7 @@ LINE_SECONDS, FIRST_LINE_SECONDS = 30, 5  # between lines, and before the first 
 
 class BarOrLines(Progress):
     """A progress bar. Without a terminal a line about its first task, now and then: how many of its `unit` are done,
-    the time left, the field `details` or else `metrics`,
-    and how far other tasks are."""
+    the time left, the field `details` or else `metrics`, and how far other tasks are."""
 
     def __init__(self, *columns: Any, unit: str, **settings: Any) -> None:
         super().__init__(*columns, **settings)

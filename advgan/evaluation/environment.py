@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from advgan.core.terminal import utf8
+from advgan.core.json_files import as_json
 
 BRIDGED = ("foolbox", "torchattacks", "adversarial-robustness-toolbox")  # libraries with a bridge
 COMPUTING = ("attacks", "bridges", "classifiers", "defenses", "evaluation", "models")  # packages that affect a result
@@ -26,8 +26,8 @@ def environment(settings: Any) -> dict[str, Any]:
     """Versions, machine, threads, commit (None outside a checkout), date and a dataclass of `settings`, for JSON."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _plain([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "settings": {name: _plain(value) for name, value in dataclasses.asdict(settings).items()},
+        "command": as_json([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "settings": {name: as_json(value) for name, value in dataclasses.asdict(settings).items()},
         "commit": _commit(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("advgan", *PACKAGES)},
@@ -73,13 +73,6 @@ def code_digest(source: str) -> str:
 
 def _is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _plain(value: Any) -> Any:
-    """`value` for JSON: paths as text, in UTF-8."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return utf8(str(value)) if isinstance(value, (str, Path)) else value
 
 
 def _version(package: str) -> str | None:

@@ -269,8 +269,7 @@ def finalize(settings: Settings, steps: DistillationTraining) -> None:
 
 def card(settings: Settings, data: Data, record: training.TrainState, phase: Phase) -> str:
     """The model card: metrics and the command that trained it."""
-    given = {k: v for k, v in training.to_jsonable(settings).items() if k not in training.IGNORED_ON_RESUME}
-    given = plain(given)
+    given = plain({k: v for k, v in training.to_jsonable(settings).items() if k not in training.IGNORED_ON_RESUME})
     channels, height, width = data.image_shape
     accuracies, temperature = record["accuracies"][phase], f"temperature {settings.temperature:g}"
     seconds = f"{record['seconds']:.0f} s"

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import sha256_of
-from advgan.core.terminal import utf8
+from advgan.core.json_files import as_json
 from advgan.core.threat_model import eps_text
 from advgan.core.training_record import PROGRESS, newest_state
 from advgan.training.runtime.distributed import in_any_process
@@ -229,13 +229,7 @@ def clear(output_dir: Path, artefact: str) -> None:
 
 def to_jsonable(settings: Any) -> dict[str, Any]:
     """A settings dataclass as values of JSON."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, (tuple, list)):
-            return [*map(plain, value)]
-        return utf8(str(value)) if isinstance(value, (str, Path)) else value
-
-    return {name: plain(value) for name, value in dataclasses.asdict(settings).items()}
+    return {name: as_json(value) for name, value in dataclasses.asdict(settings).items()}
 
 
 def settings_diff(before: dict[str, Any], current: dict[str, Any], ignored: set[str]) -> str:
