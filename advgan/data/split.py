@@ -18,6 +18,8 @@ from torch.utils.data import Dataset
 from advgan.core.errors import InputError
 from advgan.data.image_io import StoredImages
 
+PHOTO_SIDE = 96  # pixels, from which images are photos
+
 
 class Split(Dataset[tuple[Tensor, Tensor]]):
     """Images `(n, c, h, w)` uint8, a tensor, a numpy array or images that are decoded at access, and labels `(n,)`
@@ -179,6 +181,14 @@ def prediction_batch(image_shape: tuple[int, int, int], device: torch.device) ->
     pixels: activations beyond 32 MB are new memory each time, whose page faults cost as much as the pass."""
     most = 800_000 if device.type == "cpu" else 30_000_000  # numbers in a batch
     return max(1, min(250, most // math.prod(image_shape)))
+
+
+def attack_batch_size(batch_size: int | None, image_shape: Sequence[int]) -> int:
+    """`batch_size` of an attack with gradients, or the default: 100, but 20 photos, each of which takes a small network
+    about 80 MB."""
+    if batch_size is not None:
+        return batch_size
+    return 20 if min(image_shape[1:]) >= PHOTO_SIDE else 100
 
 
 def without_labels(data: Data) -> Data:

@@ -19,6 +19,7 @@ from advgan.core.threat_model import Threat, eps_text
 from advgan.data import Data
 from advgan.data.classes import class_number
 from advgan.data.flags import DataSettings, load_chosen
+from advgan.data.split import attack_batch_size
 from advgan.defenses import ClassifierSpec, Transforms, parse_classifier, unwrap
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.compatibility import ClassifierLoader, is_black_box, predicted_labels
@@ -38,8 +39,8 @@ class StudySettings(DataSettings):
     """Maximum number of test images: always the same stratified sample of the classes (docs/data.md)"""
     fresh: bool = False
     """Run every attack again, without cached results"""
-    batch_size: int = 100
-    """Images per batch of an attack"""
+    batch_size: int | None = None
+    """Images per batch of an attack; None: 100, or 20 photos"""
     threads: int | None = None
     """CPU threads (OMP_NUM_THREADS has no effect); None: all cores"""
     output_dir: Path = Path("checkpoints/runs/study")
@@ -131,7 +132,7 @@ class Study:
     subsampled = True  # `x` is the sample of max_samples test images
 
     def __init__(self, name: str, settings: StudySettings) -> None:
-        if settings.batch_size < 1:
+        if settings.batch_size is not None and settings.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
         self.name, self.settings = name, settings
         self.targets: list[TargetModel] = []
@@ -236,7 +237,7 @@ class Study:
             self._caches[n] = ResultCache(
                 folder,
                 *images,
-                batch_size=settings.batch_size,
+                batch_size=self.batch_size,
                 keep=self.keep,
                 fresh=settings.fresh,
                 transforms=self.transforms,
@@ -292,6 +293,11 @@ class Study:
     def dataset(self) -> str:
         """The data set, for reports: its name, how its images were resized, and labels that are predictions."""
         return self.data.text(self.settings.dataset, self.targets[0].label)
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch of an attack."""
+        return attack_batch_size(self.settings.batch_size, self.data.image_shape)
 
     @property
     def x(self) -> Tensor:

@@ -6,12 +6,12 @@ An unrolled network starts at the gradient, and each of its steps costs several 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from advgan.data.split import PHOTO_SIDE
 from advgan.evaluation.metrics import MANY_CLASSES
 from advgan.models.generator_settings import Architecture
 from advgan.models.losses import AdversarialLoss
 
 MAX_STEPS = 10**9  # of a training, so that all that is computed from it is finite
-PHOTO_SIDE = 96  # pixels, from which images are photos
 DEFAULT_LOSS: AdversarialLoss = "margin"  # of all but untargeted generators of photos of many classes
 LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2, "resnet": 2e-3}
 

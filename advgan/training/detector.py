@@ -36,6 +36,7 @@ from advgan.core.weights import device_of
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.sources import as_split, note_shared
+from advgan.data.split import attack_batch_size
 from advgan.defenses import attack_view, load_classifier, parse_classifier
 from advgan.defenses.detection import (
     BinaryDetector,
@@ -203,7 +204,7 @@ def checked_function(attack: AttackFn, threat: Threat) -> NamedAttack:
     name = getattr(attack, "__name__", type(attack).__name__)
 
     def run(x: Tensor, y: Tensor) -> Tensor:
-        x_adv = attack(x, y)
+        x_adv = in_batches(attack, x, y)
         if problems := threat.violations(x_adv, x):
             raise InputError(f"attack {name} returns images that are no adversarial examples: {'; '.join(problems)}")
         return x_adv
@@ -224,9 +225,15 @@ def known_attack(attack: str | Generator, model: nn.Module, config: DetectorConf
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         rng = torch.Generator().manual_seed(config.seed)
-        return make_attack(spec, attack_view(model, spec.view), threat, y_target, rng, generator)(x, y)
+        return in_batches(make_attack(spec, attack_view(model, spec.view), threat, y_target, rng, generator), x, y)
 
     return spec.label, run
+
+
+def in_batches(attack: AttackFn, x: Tensor, y: Tensor) -> Tensor:
+    """x_adv (n, c, h, w) of images `x` and labels `y`, n >= 1, which the attack gets in batches."""
+    size = attack_batch_size(None, x.shape[1:])
+    return torch.cat([attack(*part) for part in zip(x.split(size), y.split(size), strict=True)])
 
 
 def adversarial_images(attack: AttackFn, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,7 @@ from advgan.core.weights import check_trainable, device_of
 from advgan.data import Data, Split, Stream, training_batches
 from advgan.data.batches import augment, check_shift
 from advgan.data.sources import as_split, hold_out, note_shared
+from advgan.data.split import attack_batch_size
 from advgan.evaluation import predict
 from advgan.training.defaults import MAX_STEPS
 from advgan.training.run_directory import RunDirectory
@@ -249,8 +250,9 @@ def accuracy(net: nn.Module, split: Split, accelerator: Accelerator, attack: Att
     # Each process has its own batch norm statistics; data parallel training would take the first's at the next step.
     broadcast(list(net.buffers()))
     correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
+    size = 200 if attack is None else attack_batch_size(None, split.image_shape)
     with torch.no_grad():
-        for i, (x, y) in enumerate(split.batches(200)):
+        for i, (x, y) in enumerate(split.batches(size)):
             if i % accelerator.num_processes == accelerator.process_index:
                 x, y = x.to(accelerator.device), y.to(accelerator.device)
                 attacked = x if attack is None else attack(net, x, y, rng=torch.Generator().manual_seed(i))

@@ -23,7 +23,7 @@ from advgan.core.json_files import read_sealed
 from advgan.core.random_state import preserved_random_states
 from advgan.core.terminal import bar_console
 from advgan.data import Stream, steps_per_epoch
-from advgan.data.split import Split
+from advgan.data.split import Split, attack_batch_size
 from advgan.defenses import unwrap
 from advgan.models.generator import Generator
 from advgan.training.build import Modules, batch_size_of
@@ -60,20 +60,22 @@ def compare_with_fgsm(generator: Generator, model: Any, split: Split, device: to
 
     Labels that are an input are given.
     """
-    x, y = next(split.first(IMAGES).batches(IMAGES))
-    x, y, y_target = x.to(device), y.to(device), generator.y_target
-    correct = find_adversarial(model, x, y, y)  # "toward its own class": classified correctly, and not rejected
-    eligible = correct & (y != (-1 if y_target is None else y_target))
-    x, y = x[eligible], y[eligible]
-    if not len(x):
-        return None
-    targets = None if y_target is None else torch.full_like(y, y_target)
-    threat, labels = generator.threat, y if generator.labels else None
-    rng = torch.Generator().manual_seed(0)
-    x_adv = generator.perturb(x, labels, y_target=y_target, rng=rng)
-    gradient = fgsm(model, x, y, eps=threat.eps, norm=threat.norm, y_target=targets)
-    successes = (int(find_adversarial(model, images, y, targets).sum()) for images in (x_adv, gradient))
-    return FGSMComparison(len(x), *successes)
+    rng, n, successes = torch.Generator().manual_seed(0), 0, [0, 0]
+    threat, y_target = generator.threat, generator.y_target
+    for images, classes in split.first(IMAGES).batches(attack_batch_size(None, split.image_shape)):
+        x, y = images.to(device), classes.to(device)
+        correct = find_adversarial(model, x, y, y)  # "toward its own class": classified correctly, and not rejected
+        eligible = correct & (y != (-1 if y_target is None else y_target))
+        x, y = x[eligible], y[eligible]
+        if not len(x):
+            continue
+        targets = None if y_target is None else torch.full_like(y, y_target)
+        x_adv = generator.perturb(x, y if generator.labels else None, y_target=y_target, rng=rng)
+        gradient = fgsm(model, x, y, eps=threat.eps, norm=threat.norm, y_target=targets)
+        n += len(x)
+        for i, attacked in enumerate((x_adv, gradient)):
+            successes[i] += int(find_adversarial(model, attacked, y, targets).sum())
+    return FGSMComparison(n, *successes) if n else None
 
 
 def is_architecture_open(config: TrainingConfig, modules: Modules, images: Images, others: Sequence[Any]) -> bool:

@@ -1,6 +1,7 @@
 """The same step in less memory or time."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -9,14 +10,20 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import SGD
 
+import advgan
 from advgan import InputError
+from advgan.attacks.fgsm import fgsm
 from advgan.classifiers import build_target
+from advgan.data.sources import FloatSplit
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
+from advgan.training.detector import train_detector
 from advgan.training.gan import Batch, Conditions, LossConfig
 from advgan.training.options import OptimizationConfig, TrainingConfig
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
+from advgan.training.supervised import validate
 from advgan.training.trainer import GANTrainer
+from advgan.training.trial import compare_with_fgsm
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
@@ -116,3 +123,41 @@ def test_a_compiler_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Module, "compile", compile_)
     with pytest.raises(InputError, match="--compile does not work here, leave it out: no C\\+\\+ compiler was found"):
         compile_models(nn.Linear(2, 2), sample=torch.rand(1, 2))
+
+
+class Counted(nn.Module):
+    """Class 1 where the mean is above one half; records the largest batch of which a gradient is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.largest = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            self.largest = max(self.largest, len(x))
+        mean = self.weight * (x.flatten(1).mean(1) - 0.5)
+        return 100 * torch.stack([-mean, mean], 1)
+
+
+@pytest.mark.parametrize(("side", "largest"), [(8, {50, 55, 100}), (96, {20})])  # an attack may halve a batch
+@pytest.mark.parametrize("use", ["compare", "frontier", "trial", "detector", "robust accuracy"])
+def test_gradients_are_of_few_photos_at_once(use: str, side: int, largest: set[int]) -> None:
+    x = 0.49 + 0.02 * torch.rand(110, 1, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 1, side, side)
+    y = (x.mean((1, 2, 3)) > 0.5).long()
+    model, split = Counted().eval(), FloatSplit(x, y)
+    if use == "compare":
+        row = advgan.compare(model, x, y, ["fgsm"], eps=0.1).comparison.summary["rows"][0]
+        assert (row["asr"], row["batch_size"]) == (1, {8: 100, 96: 20}[side])
+    elif use == "frontier":
+        advgan.frontier(model, x, y, eps=0.1, entries={"sign": partial(fgsm, eps=0.1)}, baselines=[], repeats=1)
+    elif use == "trial":
+        result = compare_with_fgsm(Generator(eps=0.1, width=4, depth=0).eval(), model, split, torch.device("cpu"))
+        assert result is not None
+        assert (result.n, result.fgsm) == (110, 110)
+    elif use == "detector":
+        train_detector(model, (x, y), x, ["fgsm"], kind="binary", eps=0.1, steps=1, batch_size=2)
+    else:
+        metrics = validate(model, split, Accelerator(cpu=True), eps=0.1)
+        assert metrics == {"accuracy": 1, "accuracy_fgsm": 0, "accuracy_pgd": 0}
+    assert model.largest in largest

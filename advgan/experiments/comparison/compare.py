@@ -22,6 +22,7 @@ from advgan.core.inputs import as_images, as_labels, check_whole, plain
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import Norm, Threat, check_class
 from advgan.core.weights import device_of
+from advgan.data.split import attack_batch_size
 from advgan.defenses import unwrap
 from advgan.defenses.transforms import Transform, survive_transforms
 from advgan.evaluation import Result, ResultCache, TargetModel, environment, evaluate, predict
@@ -95,7 +96,7 @@ def compare(
     eps: float,
     norm: Norm = "linf",
     y_target: int | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     seed: int = 0,
     classes: Sequence[str] | Mapping[int, str] | None = None,
     name: str = "model",
@@ -113,7 +114,7 @@ def compare(
             label -> attack
         eps, norm: the ball, in pixel units of [0, 1]
         y_target: target class of all attacks; None: untargeted
-        batch_size: images an attack gets at once
+        batch_size: images an attack gets at once; None: 100, or 20 photos
         seed: seed of random attacks
         classes: names of the classes for the reports, a list or number -> name; None: their numbers
         name: label of the model in the reports
@@ -127,12 +128,14 @@ def compare(
         >>> print(results := advgan.compare(model, x, y, ["fgsm", "pgd:steps=40", generator], eps=8 / 255))
         >>> results.save("report")
     """
-    batch_size = check_int("batch_size", batch_size, 1, sys.maxsize)
+    if batch_size is not None:
+        batch_size = check_int("batch_size", batch_size, 1, sys.maxsize)
     check_whole("seed", seed)
     if not isinstance(name, str):
         raise InputError(f"name must be a text, got {name!r:.60}")
     seed, y_target, threat = plain(seed), plain(y_target), Threat(norm, eps, y_target is not None)
     x, y = checked_images(x, y)
+    batch_size = attack_batch_size(batch_size, x.shape[1:])
     target, k = checked_target(model, x, y, name)
     check_class(y_target, k)
     names = _class_names(classes, k)

@@ -228,7 +228,7 @@ def line_metrics(
     num_classes, first = study.data.num_classes, results[0].row
     worst, masked = (next(iter(entries), None) for entries in (worst_case(results), masking(results, num_classes)))
     strongest = [result for result in results if "@" not in result.row["attack"]]
-    x, is_base = study.x[: study.settings.batch_size], target.sha256 == base.sha256
+    x, is_base = study.x[: study.batch_size], target.sha256 == base.sha256
     return {
         **{key: first.get(key) for key in ("n", "clean_accuracy", "clean_rejected")},
         "random": is_random(target.model),

@@ -18,6 +18,7 @@ from advgan.core.errors import InputError, note
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import Norm, Threat
 from advgan.core.weights import device_of
+from advgan.data.split import attack_batch_size
 from advgan.evaluation.runner import time_columns, time_ratios
 from advgan.experiments.comparison.compare import (
     Attack,
@@ -86,7 +87,7 @@ def frontier(
     entries: Attack | Sequence[Attack] | Mapping[str, Attack],
     norm: Norm = "linf",
     baselines: str | Sequence[str] = BASELINE_ATTACKS,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     repeats: int = 5,
     seed: int = 0,
     name: str = "model",
@@ -101,7 +102,7 @@ def frontier(
             number of iterations up to its own, one with labels as an input also without them
         baselines: names of attacks with settings; FGSM is always among them, since its time is the unit; the default
             ones are without loss dlr for a model of two classes
-        batch_size: images an attack gets at once, in both measurements
+        batch_size: images an attack gets at once, in both measurements; None: as `advgan.compare`
         repeats: rounds of timing; each runs FGSM right before each attack, on the same batch
         seed: seed of random attacks
         name: label of the model in the report
@@ -135,7 +136,7 @@ def frontier(
             *(measured["rows"], functions, target, x.to(device), y.to(device)),
             threat=threat,
             ours=ours,
-            batch_size=batch_size,
+            batch_size=attack_batch_size(batch_size, x.shape[1:]),
             repeats=repeats,
         )
     return FrontierResults({key: measured[key] for key in ("environment", "targets", "generators")} | timed)

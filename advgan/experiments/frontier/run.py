@@ -193,7 +193,7 @@ def frontier_at(
         *(rows, attacks, model, study.x.to(device), study.y.to(device)),
         threat=threat,
         ours=ours,
-        batch_size=settings.batch_size,
+        batch_size=study.batch_size,
         repeats=settings.repeats,
     )
 
@@ -394,7 +394,7 @@ def diversity_row(study: FrontierStudy, threat: Threat, trained: LoadedGenerator
                 target_name=target.label,
                 access="generator" if trained.trained_on(target) else "transfer",
                 seed=study.seed,
-                batch_size=study.settings.batch_size,
+                batch_size=study.batch_size,
                 keep=len(x),
                 progress=study.start_result(text, len(x)),
             )

@@ -262,7 +262,7 @@ def line_times(study: Study, points: Sequence[TransferPoint], repeats: int) -> d
             make_attack(spec, model, point.threat, point.y_target, attack_rng(point.seed, spec.label), maker)
             for spec, maker in ((point.spec, generator), (FGSM, None))
         )
-        ratios = time_ratios({"": attack}, reference, x, y, batch_size=study.settings.batch_size, repeats=repeats)[""]
+        ratios = time_ratios({"": attack}, reference, x, y, batch_size=study.batch_size, repeats=repeats)[""]
         times[point.line] = time_columns(ratios)
     return times
 
