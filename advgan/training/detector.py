@@ -29,6 +29,7 @@ from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.classifiers import fingerprint
 from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError
+from advgan.core.field_docs import documented
 from advgan.core.inputs import check_types
 from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm, Threat
@@ -61,6 +62,7 @@ NamedAttack = tuple[str, AttackFn]
 LOG_EVERY = 10  # steps between logged losses
 
 
+@documented
 @dataclass(frozen=True)
 class DetectorConfig:
     """Kind, training and calibration of a detector."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from advgan.core.config import Real
 from advgan.core.errors import InputError
+from advgan.core.field_docs import documented
 from advgan.models import losses, objectives
 from advgan.models.generator import Generator
 from advgan.training.defaults import DEFAULT_LOSS
@@ -39,6 +40,7 @@ class LossTerms:
     """Weight of the hinge loss; 0 leaves it out"""
 
 
+@documented
 @dataclass(frozen=True)
 class LossConfig(LossTerms):
     """L = L_adv + alpha L_GAN + beta L_hinge (Xiao et al. 2018, eq. 4), with the form of each term, and two terms more:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean, note
+from advgan.core.field_docs import documented
 from advgan.core.inputs import check_types, plain
 from advgan.core.json_files import check_int
 from advgan.defenses.transforms import Transform, Transforms
@@ -55,6 +56,7 @@ NOT_NEGATIVE = (
 )
 
 
+@documented
 @dataclass(frozen=True)
 class GeneratorConfig(NetworkFlags):
     """The generator's network, and its conditions (see `advgan.Generator`; each setting: `advgan train --help`)."""
@@ -120,6 +122,7 @@ class OptimizationFlags:
     None: crop-flip for files that are larger than the images"""
 
 
+@documented
 @dataclass(frozen=True)
 class OptimizationConfig(OptimizationFlags):
     """How long is trained, and by which steps (each setting: `advgan train --help`)."""
@@ -155,6 +158,7 @@ class ComputeFlags:
     """Recompute the target's activations in the backward pass instead of keeping them: less memory, one more forward"""
 
 
+@documented
 @dataclass(frozen=True)
 class RunConfig(ComputeFlags):
     """How a training runs: its seed, its validations, its speed (each setting: `advgan train --help`)."""

@@ -16,6 +16,7 @@ import advgan.training as training
 from advgan.classifiers import BlackBox, OutputKind, build_target, fingerprint, save_target
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError
+from advgan.core.field_docs import documented
 from advgan.core.files import atomic_write
 from advgan.core.json_files import sealed
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
@@ -38,6 +39,7 @@ Phase = Literal["distil", "attack"]
 ON_LOGITS = ("margin", "cross-entropy", "relativistic")  # losses that need nothing but a classifier's logits
 
 
+@documented
 @dataclass(frozen=True)
 class SubstituteConfig(NetworkFlags, LossFlags):
     """Settings of the queries, of both networks and of their training."""

@@ -21,6 +21,7 @@ from advgan.classifiers.adapters import classes_of, image_shape_of
 from advgan.classifiers.checks import check_outputs
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean
+from advgan.core.field_docs import documented
 from advgan.core.inputs import check_columns
 from advgan.core.json_files import check_int
 from advgan.core.weights import check_trainable, device_of
@@ -34,6 +35,7 @@ from advgan.training.run_directory import RunDirectory
 from advgan.training.runtime.loop import GracefulShutdown, check_finite, progress_bar
 
 
+@documented
 @dataclass(frozen=True)
 class ClassifierConfig:
     """The steps of a classifier's training: AdamW, one cycle of the learning rate (Smith & Topin 2018)."""
