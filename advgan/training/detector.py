@@ -112,6 +112,7 @@ def train_detector(
     attacks: str | AttackFn | Generator | Iterable[str | AttackFn | Generator] = (),
     *,
     discriminator: Discriminator | None = None,
+    progress: bool = True,
     **settings: Any,
 ) -> Detector:
     """A detector of adversarial images for `model`, with a threshold that rejects a fraction `fpr` of clean images.
@@ -129,6 +130,7 @@ def train_detector(
         attacks: a binary detector is trained on their adversarial images, each attack on its part of the training
             images: one or several names like "pgd:steps=10", functions (x, y) -> x_adv, or Generators.
         discriminator: of kind discriminator: one that was trained with a generator.
+        progress: a progress bar of the steps of a binary detector.
         settings: those of `DetectorConfig`, like kind="binary", eps=8/255, fpr=0.01.
 
     Returns:
@@ -154,7 +156,8 @@ def train_detector(
         named = named_attacks(attacks, classifier, config)
         if config.kind == "binary":
             note_shared(as_split(train, "train").split, clean)
-            train_binary_detector(detector, classifier, first_images(train, classifier, config), named, config)
+            images = first_images(train, classifier, config)
+            train_binary_detector(detector, classifier, images, named, config, progress=progress)
         calibrate(detector, classifier, clean, config.fpr)
     return detector.requires_grad_(False)
 
@@ -253,6 +256,8 @@ def train_binary_detector(
     attacks: list[NamedAttack],
     config: DetectorConfig,
     log: SummaryWriter | None = None,
+    *,
+    progress: bool = True,
 ) -> list[float]:
     """Train on pairs of a clean image and a successful adversarial one, each attack on its part of `images`; the loss
     of every tenth step, which `log` gets during the training.
@@ -274,19 +279,22 @@ def train_binary_detector(
     labels = torch.arange(2.0, device=device).repeat_interleave(config.batch_size)  # 0: clean, 1: adversarial
     detector.train()
     values: list[float] = []
-    for step in range(config.steps):
-        batch = np.random.default_rng((config.seed, step)).integers(len(x), size=config.batch_size)
-        loss = F.binary_cross_entropy_with_logits(detector(torch.cat([x[batch], x_adv[batch]]), model), labels)
-        training.check_finite({"the loss": loss.item()}, step + 1, "nothing was kept yet")
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * training.one_cycle(step / config.steps, 0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % LOG_EVERY == 0:
-            values.append(loss.item())
-            if log is not None:
-                log.add_scalar("train/loss", values[-1], step)
+    with training.progress_bar(disable=not progress) as bar:
+        task = bar.add_task("detector", total=config.steps, metrics="")
+        for step in range(config.steps):
+            batch = np.random.default_rng((config.seed, step)).integers(len(x), size=config.batch_size)
+            loss = F.binary_cross_entropy_with_logits(detector(torch.cat([x[batch], x_adv[batch]]), model), labels)
+            training.check_finite({"the loss": loss.item()}, step + 1, "nothing was kept yet")
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * training.one_cycle(step / config.steps, 0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step % LOG_EVERY == 0:
+                values.append(loss.item())
+                if log is not None:
+                    log.add_scalar("train/loss", values[-1], step)
+            bar.update(task, completed=step + 1, metrics=f"loss {values[-1]:.3f}")
     detector.eval().requires_grad_(False)
     return values
 

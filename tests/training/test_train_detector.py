@@ -74,6 +74,20 @@ def test_train_detector_in_memory(classifier: Path, images: tuple[torch.Tensor, 
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in detector.state_dict().items())
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_log_file_shows_the_steps_of_a_detector(
+    progress: bool,
+    classifier: Path,
+    images: tuple[torch.Tensor, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("advgan.core.progress.FIRST_LINE_SECONDS", 0)
+    model = load_target("mnist-small", classifier)
+    train_detector(model, images, images[0], [shifted], kind="binary", eps=0.5, steps=2, progress=progress)
+    assert ("detector: 1 of 2 steps" in capsys.readouterr().out) == progress
+
+
 def test_train_detector_of_function_and_generator(images: tuple[torch.Tensor, torch.Tensor], classifier: Path) -> None:
     model = load_target("mnist-small", classifier)
     detector = train_detector(lambda x: model(x), None, images, fpr=0.5)

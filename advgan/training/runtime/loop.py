@@ -159,7 +159,7 @@ def open_log(
     log.close()
 
 
-def progress_bar(accelerator: Accelerator, *, unit: str = "steps", disable: bool = False) -> BarOrLines:
+def progress_bar(accelerator: Accelerator | None = None, *, unit: str = "steps", disable: bool = False) -> BarOrLines:
     """A bar with steps, time and the `metrics` field (losses, validation), on one line, and without a terminal lines
     (`BarOrLines`); silent in all processes but the main one. Of 80 columns the metrics have 37 (a title of 6 letters, 4
     digits of steps).
@@ -172,6 +172,6 @@ def progress_bar(accelerator: Accelerator, *, unit: str = "steps", disable: bool
         TimeRemainingColumn(),
         TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         unit=unit,
-        disable=disable or not accelerator.is_main_process,
+        disable=disable or not (accelerator is None or accelerator.is_main_process),
         console=bar_console(),
     )
