@@ -22,7 +22,7 @@ from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_regular
 from advgan.core.optional import require_package
 from advgan.core.shipped import existing_or_shipped
-from advgan.core.terminal import printable
+from advgan.core.terminal import printable_lines
 from advgan.core.training_record import describe_checkpoint
 from advgan.report.escaping import in_rich
 
@@ -55,7 +55,7 @@ def main(settings: Settings) -> None:
                 text = file.read(LONGEST_CARD)
             _, *parts = text.split("---\n", 2)  # the YAML between two lines of dashes is for the Hugging Face Hub
             text = parts[1] if text.startswith("---\n") and len(parts) == 2 else text
-            lines = "\n".join(map(printable, text.split("\n")))
+            lines = printable_lines(text)
             console.print(Markdown(lines, hyperlinks=False))  # addresses are shown, not hidden behind other text
 
 

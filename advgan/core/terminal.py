@@ -30,6 +30,11 @@ def printable(text: object) -> str:
     return _IN_NAMES.sub(_escape, str(text))
 
 
+def printable_lines(text: str) -> str:
+    """`text` of several lines, each as by `printable`."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def utf8(text: str) -> str:
     r"""`text` that can be written as UTF-8: of files' names, bytes that are none are escaped, \xff."""
     try:

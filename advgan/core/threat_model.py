@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_number, check_whole
+from advgan.core.terminal import printable
 
 DefenseKnowledge = Literal["adaptive", "naive", "oblivious"]  # see advgan.attacks.registry.AttackSpec
 Norm = Literal["linf", "l2"]
@@ -50,7 +51,7 @@ def toward_text(row: Mapping[str, Any]) -> str:
 
     row   with "y_target", and "y_target_name" where the class has a name
     """
-    name = row.get("y_target_name")
+    name = printable(row.get("y_target_name") or "")
     return "" if row["y_target"] is None else f", toward class {row['y_target']}" + (f" ({name})" if name else "")
 
 

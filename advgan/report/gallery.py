@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from advgan.core.errors import InputError
+from advgan.core.terminal import printable_lines
 
 TILE = 112  # least width of an image on the screen, in pixels
 FOOLED, HELD = "#b03000", "#555555"  # vermilion and grey, also bold and normal
@@ -133,6 +134,7 @@ def pixels(figure: Figure) -> np.ndarray:
     """A figure, drawn: (height, width, 3) uint8."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a class may be called $$
+        text.set_text(printable_lines(text.get_text()))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

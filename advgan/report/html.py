@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 from torch import Tensor
 
+from advgan.core.terminal import printable_lines
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.gallery import difference, magnifications, rgb
@@ -64,10 +65,11 @@ def html(comparison: Comparison, plots: Mapping[str, Plot]) -> str:
 
 
 def template(name: str) -> Template:
-    """A page of this folder, to be filled in: everything is escaped, nothing may be missing."""
+    """A page of this folder, to be filled in: everything is escaped, nothing may be missing, no control characters."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: printable_lines(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,

@@ -2,6 +2,7 @@
 
 import re
 
+from advgan.core.terminal import printable
 from advgan.report.page import Summary, Table
 from advgan.report.sections import further_tables, sections
 
@@ -74,8 +75,8 @@ def _row(texts: list[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` with the special characters of TeX escaped."""
-    return "".join(SPECIAL.get(character, character) for character in text)
+    """`text` with the special characters of TeX escaped, and without control characters."""
+    return "".join(SPECIAL.get(character, character) for character in printable(text))
 
 
 def symbols(text: str) -> str:

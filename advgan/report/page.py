@@ -79,7 +79,7 @@ def heading(title: str, summary: Summary) -> list[str]:
     env = summary["environment"]
     machine = f"{env['cpu']}, {env['gpu']}" if env["gpu"] else env["cpu"]
     facts = (env["date"], f"torch {env['packages']['torch']}", machine, f"{env['threads']} threads")
-    command = " ".join(" ".join(env["command"]).split())
+    command = printable(" ".join(" ".join(env["command"]).split()))
     classifiers = [
         f"- {in_markdown(t['label'])}: {in_markdown(t['name'])} on {t['dataset']}, "
         f"weights {code(t['weights'])} (sha256 {t['sha256'][:12]})"

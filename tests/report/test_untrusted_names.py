@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,12 +12,15 @@ from unittest.mock import patch
 import pytest
 from markdown_it import MarkdownIt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advgan.core.terminal import utf8
+from advgan.core.threat_model import toward_text
 from advgan.report.comparison import Comparison
 from advgan.report.escaping import code, csv_text, in_markdown, in_table
 from advgan.report.files import write_report
+from advgan.report.gallery import pixels
 from advgan.report.latex import escape
 from tests.report.test_reports import comparison
 
@@ -26,6 +30,7 @@ NAMES = (
     "$\\frac{1}$ | [x](javascript:alert(1))",
     "![x](http://tracker/x.png) `rm -rf` <img src=x>",
 )
+CONTROL = "\x1b[31m\u202e"
 PATH = "runs/`x` <b onclick=alert(1)> | [y](http://tracker/y)\n# A heading"
 
 
@@ -33,20 +38,19 @@ def hostile() -> Comparison:
     """A comparison whose classes, targets and files have names that try to break out of a page."""
     original = comparison()
     target = original.summary["target"] | {"label": NAMES[0], "name": NAMES[3], "weights": PATH}
+    others = {"mnist-c": NAMES[0], "<b>& mnist_a</b>": NAMES[2] + CONTROL}
     results = [
-        replace(result, row=result.row | {"target": NAMES[0] if result.row["target"] == "mnist-c" else NAMES[2]})
-        for result in original.results
+        replace(result, row=result.row | {"target": others[result.row["target"]]}) for result in original.results
     ]
-    others = {"mnist-c": NAMES[0], "<b>& mnist_a</b>": NAMES[2]}
     renamed = {
         key: [each | {"target": others.get(each["target"], each["target"])} for each in value]
         for key, value in original.summary.items()
         if isinstance(value, list) and value and "target" in value[0]
     }
     summary = original.summary | renamed | {"rows": [result.row for result in results]}
-    summary |= {"target": target, "targets": [target, target | {"label": NAMES[2]}]}
-    summary |= {"environment": summary["environment"] | {"command": ["compare", f"--target {PATH}"]}}
-    return replace(original, summary=summary, results=results, classes=tuple(f"{name}\x1b[31m\u202e" for name in NAMES))
+    summary |= {"target": target, "targets": [target, target | {"label": NAMES[2] + CONTROL}]}
+    summary |= {"environment": summary["environment"] | {"command": ["compare", f"--target {PATH}{CONTROL}"]}}
+    return replace(original, summary=summary, results=results, classes=tuple(f"{name}{CONTROL}" for name in NAMES))
 
 
 class Page(HTMLParser):
@@ -73,9 +77,22 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.parametrize("name", ["report.html", "report.md", "report.tex"])
+def test_reports_have_no_control_characters(written: Path, name: str) -> None:
+    assert not {"\x1b", "\u202e"} & {*(written / name).read_text()}
+
+
+def test_figures_have_no_control_characters() -> None:
+    figure = Figure()
+    figure.text(0, 0, f"a\n{CONTROL}")
+    with warnings.catch_warnings(action="error"):  # of a glyph that the font lacks
+        pixels(figure)
+    assert figure.texts[0].get_text() == "a\n\\x1b[31m\\u202e"
+    assert toward_text({"y_target": 1, "y_target_name": CONTROL}) == ", toward class 1 (\\x1b[31m\\u202e)"
+
+
 def test_html_has_no_injected_element(written: Path) -> None:
     text = (written / "report.html").read_text()
-    assert not {"\x1b", "\u202e"} & {*text}
     page = Page(text)
     assert page.acts == []
     assert page.tags.count("script") == 1, "its own"
