@@ -3,19 +3,22 @@
 import csv
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from advgan.core.errors import InputError, did_you_mean, listing, note
 from advgan.data.image_file import EXTENSIONS
+from advgan.data.walk import identity
 
 FILE = (
     *("file", "filename", "file_name", "image", "img", "path", "filepath", "file_path", "image_path", "image_name"),
     *("image_id", "img_id", "id"),
 )
 LABEL = ("label", "labels", "cls", "class", "class_name", "class_id", "target", "category", "breed", "species")
+SPLIT = ("split", "subset", "partition")
 SUFFIXES = (".csv", ".txt")
+LINE = re.compile(rf"(.+?({'|'.join(map(re.escape, EXTENSIONS))}))[\s,;]+(\S.*)", re.IGNORECASE)  # a path and a label
 SEPARATORS = ",;\t"  # the commonest of the header's; of equals the first
 NUMBER = re.compile(r"(-?\d+)(\.0*)?")
 GAPS = ("nan", "none", "null", "na", "n/a")
@@ -32,11 +35,13 @@ class ImageTable(NamedTuple):
 
 
 def read_table(path: Path, image_column: str | None = None, label_column: str | None = None) -> ImageTable:
-    """A list of images: of a .txt file each line, of a .csv file the columns `image_column` and `label_column` (None:
-    by their names, `FILE` and `LABEL`), between commas, semicolons or tabs. Without a column of labels, columns of
-    zeros and a single one in each row are those of the classes, with a note on stderr.
+    """A list of images: of a .txt file each line, a path or a path and a label, of a .csv file the columns
+    `image_column` and `label_column` (None: by their names, `FILE` and `LABEL`), between commas, semicolons or tabs.
+    Without a column of labels, columns of zeros and a single one in each row are those of the classes, with a note on
+    stderr; so is a column of splits, which is not read.
 
-    Raises InputError for a file that is not UTF-8, has no such columns or no rows, a name twice, a row without label.
+    Raises InputError for a file that is not UTF-8, has no such columns or no rows, a name twice, a row without label or
+    with more values than columns.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -46,14 +51,29 @@ def read_table(path: Path, image_column: str | None = None, label_column: str | 
         raise InputError(f"{path} is not UTF-8 (byte {error.start})") from None
     lines = text.splitlines()
     if path.suffix.casefold() == ".txt":
-        table = ImageTable(path, [line.strip() for line in lines if line.strip()], None)
+        table = _read_lines(path, [line.strip() for line in lines if line.strip()])
     else:
         table = _read_csv(path, lines, image_column, label_column)
+    table = table._replace(files=_file_names(table.files))
     if not table.files:
         raise InputError(f"{path} has no rows, expected one for each image")
     if repeated := _repeated(table.files):
         raise InputError(f"{path} has {listing(repeated)} more than once, expected each file once")
     return table
+
+
+def _read_lines(path: Path, lines: list[str]) -> ImageTable:
+    """The paths of a .txt file, and their labels where each line has one after its path ("val/1.jpg 65")."""
+    rows = [row for row in map(LINE.fullmatch, lines) if row and not row[3].casefold().endswith(EXTENSIONS)]
+    if len(rows) < len(lines):
+        return ImageTable(path, lines, None)
+    return ImageTable(path, [row[1] for row in rows], _whole_numbers(path, [row[3] for row in rows]))
+
+
+def _file_names(names: list[str]) -> list[str]:
+    """Names of files without "./"; with slashes where a list of Windows has backslashes alone."""
+    windows = not any("/" in name for name in names)
+    return [(name.replace("\\", "/") if windows else name).removeprefix("./") for name in names]
 
 
 def _read_csv(path: Path, lines: list[str], image_column: str | None, label_column: str | None) -> ImageTable:
@@ -67,10 +87,17 @@ def _read_csv(path: Path, lines: list[str], image_column: str | None, label_colu
     file = _column(path, header, image_column, FILE, "--image-column")
     label = _column(path, header, label_column, LABEL, "--label-column")
     if file is None:
-        raise InputError(f"{path} has no column of files: expected {FILE[0]} or --image-column, got {listing(header)}")
-    files = [(row[file] or "").strip().removeprefix("./") for row in rows]
+        first = any(name.casefold().endswith(EXTENSIONS) for name in header)
+        hint = " (its first line must name the columns)" if first else ""
+        expected = f"expected {FILE[0]} or --image-column, got {listing(header)}"
+        raise InputError(f"{path} has no column of files{hint}: {expected}")
+    _check_lengths(path, rows, len(header))
+    files = [(row[file] or "").strip() for row in rows]
     if not all(files):
         raise InputError(f"{path} row {files.index('') + 1} has no file")
+    for column in header:
+        if column.casefold() in SPLIT and column != label and len({row[column] for row in rows}) > 1:
+            note(f"the column {column} of {path} is not read: expected a list for each split, like train.csv, test.csv")
     if label is None:
         columns = [column for column in header if column and column != file]
         return ImageTable(path, files, _one_hot(path, rows, columns), columns)
@@ -80,15 +107,26 @@ def _read_csv(path: Path, lines: list[str], image_column: str | None, label_colu
     return ImageTable(path, files, _whole_numbers(path, labels))
 
 
+def _check_lengths(path: Path, rows: Sequence[Mapping[Any, Any]], n: int) -> None:
+    """Raise InputError for a row with more values than there are columns, `n`, as of a name with a comma."""
+    for number, row in enumerate(rows, 1):
+        if any(value.strip() for value in row.get(None, ())):
+            raise InputError(
+                f"{path} row {number} has {n + len(row[None])} values, expected {n}, one for each column: a value with "
+                "a separator in it belongs in quotes"
+            )
+
+
 def _one_hot(path: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> list[str] | None:
-    """The name of the column that is 1 in each row, where all `columns` are zeros and ones; None where they are not.
+    """The name of the column that is 1 in each row, where all `columns` are zeros and ones, or True and False; None
+    where they are not.
 
     Raises InputError for a row without a one, or with several.
     """
     values = [[(row[column] or "").strip() for column in columns] for row in rows]
-    if len(columns) < 2 or not all(re.fullmatch(r"[01](\.0*)?", value) for row in values for value in row):
+    if len(columns) < 2 or not all(re.fullmatch(r"[01](\.0*)?|(?i:true|false)", v) for row in values for v in row):
         return None
-    ones = [[name for name, value in zip(columns, row, strict=True) if value[0] == "1"] for row in values]
+    ones = [[name for name, value in zip(columns, row, strict=True) if value[0] in "1tT"] for row in values]
     for number, names in enumerate(ones, 1):
         if len(names) != 1:
             raise InputError(
@@ -137,7 +175,7 @@ def listed_files(table: ImageTable) -> list[str]:
     """The paths of the files of a list: beside it, or in the folder of its name (test.csv: test/), with or without
     their suffix.
 
-    Raises InputError for those that are missing.
+    Raises InputError for those that are missing, and for two names of one file.
     """
     bases = [table.path.parent, table.path.with_suffix("")]
     found = [[_with_suffix(os.path.join(base, name)) for name in table.files] for base in bases]
@@ -147,6 +185,10 @@ def listed_files(table: ImageTable) -> list[str]:
             f"{len(missing)} of {len(paths)} files of {table.path} are missing: {listing(missing)}; expected them in "
             f"{bases[0]} or {bases[1]}"
         )
+    first: dict[tuple[int, int], str] = {}
+    for name, path in zip(table.files, paths, strict=True):
+        if (other := first.setdefault(identity(path), name)) != name:
+            raise InputError(f"{listing([other, name])} of {table.path} are one file, expected each file once")
     return paths
 
 
