@@ -21,8 +21,8 @@ Names = tuple[str, ...] | None  # of a ClassLabel column, in the order of its nu
 def plain_label(value: Any, names: Names, where: str) -> str | int | None:
     """A label as a class name or number: the name for a column with `names`; the element of a list of one.
 
-    None and negative numbers, for a missing label, are returned unchanged; None for NaN and empty text. Raises
-    InputError for other types.
+    None and negative numbers, for a missing label, are returned unchanged; None for NaN and empty text; an int for a
+    whole float (3.0). Raises InputError for other types.
     """
     label = value
     if isinstance(label, list | tuple) and len(label) == 1:
@@ -31,6 +31,7 @@ def plain_label(value: Any, names: Names, where: str) -> str | int | None:
         label = label.item()
     if isinstance(label, bytes):
         label = label.decode("utf-8", "replace").strip()
+    label = int(label) if isinstance(label, float) and label.is_integer() else label  # in a table with gaps
     if (isinstance(label, float) and label != label) or (
         isinstance(label, str) and label.strip().casefold() in MISSING
     ):
@@ -169,7 +170,9 @@ class Columns:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.classes)}
+        """The class number of a text: a name, or the number itself where no name is one."""
+        names = {name: i for i, name in enumerate(self.classes)}
+        return names if any(map(str.isdecimal, names)) else names | {str(i): i for i in names.values()}
 
 
 def find_column(content: Literal["images", "labels"], features: Any, name: str, chosen: str | None = None) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from advgan.core.errors import InputError, listing, note
 from advgan.core.optional import require_package
-from advgan.data.columns import Columns, Names, find_classes, find_column, plain_label
+from advgan.data.columns import IMAGE, LABEL, Columns, Names, find_classes, find_column, plain_label
 from advgan.data.folder import Labels, Sizing, as_splits, by_split, split_named
 from advgan.data.image_file import ImageSource
 from advgan.data.shards import LibraryShards, check_folder, first_damage, keep_data_files, load_error, names_by_file
@@ -110,7 +110,7 @@ def _open(name: str, source: str, labels: Labels, *, streaming: bool) -> Loaded:
     if splits["train"].features is None:
         raise InputError(f"{name} has no known columns, expected parquet files, tar shards or images")
     features = splits["train"].features
-    unlabelled = labels.predicted or (paths and not labels.label_column and _only_split_names(features))
+    unlabelled = labels.predicted or (paths and not labels.label_column and _no_labels(features, name))
     image = find_column("images", features, name, labels.image_column)
     label = None if unlabelled else find_column("labels", features, name, labels.label_column)
     names = {}
@@ -122,10 +122,15 @@ def _open(name: str, source: str, labels: Labels, *, streaming: bool) -> Loaded:
     return Loaded(name, splits, files, names, image, label, folder, paths)
 
 
-def _only_split_names(features: Any) -> bool:
-    """Whether the features of an image folder have no labels, or the names of the splits in their place."""
-    names = getattr(features.get("label"), "names", None)
-    return "label" not in features or (names is not None and all(map(split_named, names)))
+def _no_labels(features: Any, name: str) -> bool:
+    """Whether the features of an image folder have no labels, or the names of the splits in their place. Columns of
+    metadata that may hold labels are in a note on stderr."""
+    if any(column.casefold() in LABEL for column in features):
+        names = getattr(features.get("label"), "names", None)
+        return names is not None and all(map(split_named, names))
+    if others := [column for column in features if column.casefold() not in IMAGE]:
+        note(f"{name} has no column of labels: expected {', '.join(LABEL)}, or --label-column, got {listing(others)}")
+    return True
 
 
 class TableImages(Sequence[ImageSource]):

@@ -162,9 +162,11 @@ def load_error(name: str, paths: Iterable[str], error: Exception) -> InputError:
     if damaged := first_damage(paths):
         return InputError(f"{name} has a damaged shard, {damaged}")
     causes = [error, *filter(None, [error.__cause__])]
+    of_names = "int() with base 10" in str(error)  # the library reads .cls as a number
+    hint = ": labels that are names belong in .txt files, with --label-column txt" if of_names else ""
     messages = "; ".join(shorten(f"{type(cause).__name__}: {cause}", 300, placeholder=" ...") for cause in causes)
     return InputError(
-        f"cannot load {name}, expected a folder or a repository that Hugging Face datasets reads: {messages}"
+        f"cannot load {name}, expected a folder or a repository that Hugging Face datasets reads: {messages}{hint}"
     )
 
 

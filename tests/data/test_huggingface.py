@@ -225,7 +225,17 @@ def test_find_classes_and_errors() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(3, 3), ([3], 3), (np.int32(3), 3), (np.array([3]), 3), (True, 1), ("ox", "ox"), (["ox"], "ox"), (b"ox\n", "ox")],
+    [
+        (3, 3),
+        ([3], 3),
+        (np.int32(3), 3),
+        (np.array([3]), 3),
+        (True, 1),
+        (2.0, 2),
+        ("ox", "ox"),
+        (["ox"], "ox"),
+        (b"ox\n", "ox"),
+    ],
 )
 def test_plain_label_types(value: Any, expected: int | str) -> None:
     label = plain_label(value, None, "row 3")
@@ -239,7 +249,9 @@ def test_empty_text_and_nan_are_missing_labels(value: Any) -> None:
     assert plain_label(value, None, "row 3") is None
 
 
-@pytest.mark.parametrize("value", [[1, 2], [], {"id": 1}, 1.0, 1.5, np.float32(2), np.array([1, 2]), [[1]], [None, 1]])
+@pytest.mark.parametrize(
+    "value", [[1, 2], [], {"id": 1}, 1.5, np.float32(0.5), math.inf, np.array([1, 2]), [[1]], [None, 1]]
+)
 def test_invalid_label_raises(value: Any) -> None:
     with pytest.raises(InputError, match="row 3: a label is a whole number or a name, alone or in a list of one, got"):
         plain_label(value, None, "row 3")
@@ -297,6 +309,26 @@ def test_image_folders_without_classes_have_no_labels(parts: tuple[str, ...], tm
     assert len(data.train) + len(data.validation) + len(data.test) == 12 * len(parts)
     with pytest.raises(InputError, match="has no labels, which a stream needs: expected hf: in place of hf-stream:"):
         load_data("hf-stream", tmp_path)
+
+
+@pytest.mark.parametrize("column", ["label", "Labels", "fine"])
+def test_labels_in_metadata_of_an_image_folder(column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        for i in range(12):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / part / f"{i}.png")
+        rows = [f'{{"file_name": "{i}.png", "{column}": {i % 2}, "n": 0}}\n' for i in range(12)]
+        (tmp_path / part / "metadata.jsonl").write_text("".join(rows))
+    data, named = load_data("hf", tmp_path), column != "fine"
+    assert (data.test.has_labels, data.classes) == (named, ("0", "1") if named else ())
+    assert named != (
+        f"has no column of labels: expected label, labels, cls, or --label-column, got {column}, n"
+        in (capsys.readouterr().err)
+    )
+    assert load_data("hf", tmp_path, label_column=column).test.has_labels
+    load_data("folder", tmp_path)
+    assert "metadata.jsonl is not read: --dataset hf gives the images its labels" in capsys.readouterr().err
 
 
 def test_labels_of_a_table_can_be_left_out(tmp_path: Path) -> None:
@@ -413,6 +445,9 @@ def test_out_of_range_label_raises(value: Any) -> None:
     columns = Columns("pets", "image", "label", ("cat", "dog"), paths=False)
     assert [columns.number(good, "row 3") for good in (0, 1, "cat", "dog")] == [0, 1, 0, 1]
     assert columns.number(1, "row 3", ("dog", "cat")) == 0
+    assert columns.number("1", "row 3") == 1
+    with pytest.raises(InputError, match="one of 0 to 1, or 10 to 20, got '1'"):
+        Columns("pets", "image", "label", ("10", "20"), paths=False).number("1", "row 3")
     with pytest.raises(InputError, match=rf"row 3: a label expected in column label, one of 0 to 1, .* got {value!r}"):
         columns.number(value, "row 3")
 
@@ -528,6 +563,16 @@ def test_table_cannot_reference_local_files(kind: str, tmp_path: Path) -> None:
     pq.write_table(rows, tmp_path / "tables" / "train.parquet")
     with pytest.raises(InputError, match=r"an image's bytes expected in column image, got {'bytes': None, 'path': "):
         load_data(kind, tmp_path / "tables")
+
+
+def test_names_in_the_place_of_class_numbers_have_a_hint(tmp_path: Path) -> None:
+    write_tars(tmp_path / "a", {"train": 1}, label="txt")
+    with tarfile.open(tmp_path / "a" / "train-000.tar", "w") as archive:
+        info = tarfile.TarInfo("0.cls")
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b"cat"))
+    with pytest.raises(InputError, match=r"labels that are names belong in .txt files, with --label-column txt"):
+        load_data("hf", tmp_path / "a")
 
 
 def test_invalid_sources_raise(tmp_path: Path) -> None:
