@@ -24,13 +24,14 @@ from advgan.data.image_io import (
 )
 from advgan.data.label_file import SUFFIXES, ImageTable, labels_of_files, listed_files, no_labels, read_table
 from advgan.data.split import Data, Split, fair_order, stratified_holdout
-from advgan.data.walk import identity, image_files, is_data_name, is_image_name
+from advgan.data.walk import identity, image_files, is_data_name, is_image_name, walk
 
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
+TABLES = (".parquet", ".arrow", ".tar", ".tar.gz", ".tgz")
 LAYOUT = (
     "expected train/ and test/, if there is one val/, or images without these; of class folders or images: docs/data.md"
 )
@@ -246,6 +247,8 @@ def read_photos(path: Path, labels: Labels, root: Path | None = None) -> Photos:
     if stray:
         note(f"images of {path} in no class folder are not used: {listing(stray)}; --label-source predicted takes all")
     by_class = {name: files for name, files in by_class.items() if files}
+    if inside := sorted({split for name in by_class for split in _folders(path / name) if split_named(split)}):
+        note(f"folders {listing(inside)} in class folders of {path} are no splits, which hold the class folders")
     names = [utf8(name) for name, files in by_class.items() for _ in files]
     groups = {str(path / name): files for name, files in by_class.items()}
     return Photos([file for files in by_class.values() for file in files], names, groups, closed=True)
@@ -255,7 +258,9 @@ def _flat(folder: Path, labels: Labels, root: Path) -> Photos:
     """All images below a folder, with the labels in a CSV file, or in one that is beside the folder."""
     paths = image_files(folder)
     if not paths:
-        raise InputError(f"no images in {folder} (files that end with {' '.join(EXTENSIONS)}); {LAYOUT}")
+        tables = next((name for _, names in walk(folder) for name in names if name.endswith(TABLES)), None)
+        hint = f"{tables} is read by --dataset hf" if tables else LAYOUT
+        raise InputError(f"no images in {folder} (files that end with {' '.join(EXTENSIONS)}); {hint}")
     return Photos(paths, _labels_beside(folder, paths, labels, root), {str(folder): paths})
 
 
@@ -264,6 +269,8 @@ def _labels_beside(folder: Path, paths: list[str], labels: Labels, root: Path) -
     if labels.predicted or (labels.file is None and not beside.is_file()):
         if not labels.predicted and (tables := sorted(folder.glob("*.csv"))):
             note(f"{tables[0]} is not read: --labels-file {tables[0]} gives the images its labels")
+        elif not labels.predicted and (tables := sorted(folder.glob("metadata.*"))):
+            note(f"{tables[0]} is not read: --dataset hf gives the images its labels")
         return None
     if labels.file is not None:
         return labels_of_files(labels.table(labels.file), paths, (folder, root))
@@ -295,9 +302,12 @@ def _classes(root: Path, photos: Mapping[str, Photos]) -> tuple[str, ...]:
     by_part = {part: {*images.names} for part, images in photos.items() if images.names is not None}
     classes = tuple(class_order(sorted(set[str]().union(*by_part.values()))))
     if len(classes) == 1:
+        nested = root / classes[0]
+        splits = [name for name in _folders(nested) if split_named(name)] if nested.is_dir() else []
         raise InputError(
-            f"at least two classes expected, {root} has only {listing(classes)}; --label-source predicted takes images "
-            "without labels"
+            f"at least two classes expected, {root} has only {listing(classes)}"
+            f"{f' (a folder with {listing(splits)}: expected {nested})' if splits else ''}; --label-source predicted "
+            "takes images without labels"
         )
     for part, names in by_part.items():
         if "train" in by_part and photos[part].closed and photos["train"].closed:

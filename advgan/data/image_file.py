@@ -14,7 +14,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from advgan.core.errors import InputError
 from advgan.core.files import check_regular
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pbm", ".pgm", ".pnm", ".ppm")
+EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".pbm",
+    ".pgm",
+    ".pnm",
+    ".ppm",
+)
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # not EPS, for which Pillow runs Ghostscript
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; the number for which Pillow warns
 GREY = ("1", "L", "LA", "La")

@@ -445,6 +445,22 @@ def test_folder_named_like_a_split_is_that_split(name: str, lengths: tuple[int, 
     assert data.image_shape == (3, 8, 8)
 
 
+def test_splits_at_another_depth_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "a" / "images", n=4)
+    with pytest.raises(
+        InputError, match=r"has only images \(a folder with test, train: expected .*/a/images\); --label"
+    ):
+        load_data("folder", tmp_path / "a")
+    for name in ("cat", "dog"):
+        write_folder(tmp_path / "b" / name, classes=("",), n=4)
+    assert load_data("folder", tmp_path / "b").classes == ("cat", "dog")
+    assert "folders test, train in class folders of " in capsys.readouterr().err
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "train-0.tar").touch()
+    with pytest.raises(InputError, match=r"no images in .*/c \(files.*; train-0.tar is read by --dataset hf"):
+        load_data("folder", tmp_path / "c")
+
+
 def test_one_image_of_each_class(tmp_path: Path) -> None:
     classes = tuple(f"{i}" for i in range(40))
     data = load_data("folder", write_folder(tmp_path, parts=("train",), classes=classes, n=1))
@@ -504,6 +520,29 @@ def test_tables_of_names_without_suffix_and_of_one_hot_labels(header: str, form:
         assert pixels.tobytes() in images_of(data.test, (i + 1) % 2)
 
 
+@pytest.mark.parametrize("line", ["{} {}", "{}\t{}", "./{},{}", "{}; {}"])
+@pytest.mark.parametrize("as_list", [True, False])
+def test_lines_of_a_path_and_a_label(line: str, as_list: bool, tmp_path: Path) -> None:
+    names = write_photos(tmp_path / "test")
+    lines = tmp_path / "test" / "val.txt"
+    lines.write_text("\n".join(line.format(name, i % 3) for i, name in enumerate(names)) + "\n")
+    table = read_table(lines)
+    assert (table.files, table.labels) == (names, [str(i % 3) for i in range(len(names))])
+    data = load_data("folder", lines if as_list else tmp_path / "test", labels_file=None if as_list else lines)
+    assert data.classes == ("0", "1", "2")
+    (tmp_path / "paths.txt").write_text("a.png copy.png\nb.png 1.png\n")
+    assert read_table(tmp_path / "paths.txt").labels is None
+
+
+def test_lists_of_other_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("img\\a.png", "True,False,train"), (".\\img\\b.png", "False,True,test")]
+    table = read_table(write_labels(tmp_path / "table.csv", rows, "file,cat,dog,Split"), label_column=None)
+    assert (table.files, table.labels) == (["img/a.png", "img/b.png"], None)
+    rows = [(name, values.rpartition(",")[0]) for name, values in rows]
+    assert read_table(write_labels(tmp_path / "table.csv", rows, "file,cat,dog")).labels == ["cat", "dog"]
+    assert "the column Split of " in capsys.readouterr().err
+
+
 def test_list_of_files_without_labels(tmp_path: Path) -> None:
     names = write_photos(tmp_path / "photos")
     (tmp_path / "train.txt").write_text("\n".join(str(tmp_path / "photos" / name) for name in names[:10]))
@@ -528,7 +567,14 @@ def test_list_of_files_without_labels(tmp_path: Path) -> None:
         ("file,label\n00.png,-1\n01.png,0\n", r"labels.csv row 1 has the label -1, expected whole numbers"),
         ("file,label,label\n00.png,1,0\n", r"labels.csv has the column label more than once"),
         ("file\n00.png\n", r"labels.csv has no column of labels: expected label, or --label-column"),
-        ("00.png,1\n", r"no column of files: expected file or --image-column, got 00.png, 1$"),
+        (
+            "00.png,1\n",
+            r"no column of files \(its first line must name the columns\): expected file or .*, got 00.png, 1$",
+        ),
+        (
+            "file,label\n00.png,cat, small\n",
+            r"labels.csv row 1 has 3 values, expected 2, one for each column: .* quotes$",
+        ),
     ],
 )
 def test_invalid_label_file_raises(content: str, message: str, tmp_path: Path) -> None:
@@ -545,6 +591,12 @@ def test_invalid_lists_raise(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(InputError, match=r"expected a folder or a list of images \(\.csv or \.txt\), got .*list.json"):
         load_data("folder", tmp_path / "list.json")
+    write_photos(tmp_path / "photos")
+    write_labels(tmp_path / "list.csv", [("photos/00.png", 0), ("photos/../photos/00.png", 1)])
+    with pytest.raises(
+        InputError, match=r"photos/00.png, photos/../photos/00.png of .*list.csv are one file, expected "
+    ):
+        load_data("folder", tmp_path / "list.csv")
     with pytest.raises(InputError, match="labels_file does nothing for 'mnist5k', expected the data set folder, got x"):
         load_data("mnist5k", labels_file="x")
     with pytest.raises(InputError, match="labels_file does nothing with predicted labels, got x"):
