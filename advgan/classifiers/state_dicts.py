@@ -6,6 +6,7 @@ wrappers (`module.`, `_orig_mod.`, `net.`, ...). All of the model's tensors must
 tensor of the same dictionary may have this prefix.
 """
 
+import errno
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -109,6 +110,8 @@ def _read_content(path: Path, config: Mapping[str, Any] | None = None) -> Any:
         check_downloaded(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
+        if error.filename is None and error.errno == errno.EINVAL:  # torch's, of a truncated archive
+            raise _read_error(path, error) from None
         raise InputError(f"cannot read weights {one_line(error)}") from None
     except Exception as error:  # a damaged file can end in nearly any exception
         raise _read_error(path, error) from None

@@ -216,6 +216,9 @@ def test_invalid_files_raise_one_line(saved, tmp_path):
     torch.save(nn.Linear(2, 2), pickled)
     listed = tmp_path / "list.pt"
     torch.save([1, 2], listed)
+    cut = tmp_path / "cut.pt"
+    torch.save({"w": torch.zeros(2000)}, cut)
+    cut.write_bytes(cut.read_bytes()[:4800])
     half = tmp_path / "half.pt"
     half.write_bytes(listed.read_bytes()[:200])
     mnist = tmp_path / "mnist.safetensors"
@@ -237,6 +240,7 @@ def test_invalid_files_raise_one_line(saved, tmp_path):
             "cannot read weights .*code.pt: not only weights, it needs torch.nn.*Linear",
         ),
         ((name, half), {}, "cannot read weights .*half.pt: truncated or not only weights"),
+        ((name, cut), {}, "cannot read weights .*cut.pt: truncated or not only weights"),
         ((name, listed), {}, "list.pt holds no weights, expected a mapping from parameter names to tensors"),
         (("mnist-c", run), {}, "run holds target cifar-resnet20, expected mnist-c"),
         (("mnist-c", broken), {}, "cannot read .*broken/config.json"),
