@@ -68,7 +68,10 @@ def check_settings(settings: Mapping[str, Any], *, guided: bool) -> None:
         raise InputError(f"classes {settings['classes']} means any class, expected no y_target, got {y_target}")
     check_target_classes(settings["target_classes"], settings["classes"])
     if settings["architecture"] == "unrolled" and not guided:
-        raise InputError("architecture unrolled is a backward pass of its guide: expected a guide, got none")
+        raise InputError(
+            "architecture unrolled is a backward pass of its guide: expected a guide, got none (guide=True of "
+            "fit is the model itself)"
+        )
 
 
 def check_target_classes(target_classes: Any, classes: int) -> None:

@@ -21,7 +21,7 @@ from advgan.classifiers.checkpoint import build_configured, fingerprint
 from advgan.classifiers.external import load_external, source_of
 from advgan.classifiers.external.base import ExternalClassifier, wrap_external
 from advgan.classifiers.registry import TARGETS, target_family
-from advgan.core.errors import InputError, one_line
+from advgan.core.errors import InputError, listing, one_line
 from advgan.core.json_files import check_int, check_keys
 from advgan.core.weights import mismatch, write_weights
 
@@ -52,9 +52,15 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
             built.load_state_dict(guide.state_dict())
             return built.requires_grad_(False).eval().to(_device(guide))
     try:
-        copied: Any = copy.deepcopy(guide)
+        with torch.no_grad():  # otherwise the weights of a copy of TorchScript are no leaves
+            copied: Any = copy.deepcopy(guide)
     except Exception as error:  # of anybody's class
         raise InputError(f"the guide {type(guide).__name__} cannot be copied ({one_line(error)})") from error
+    if others := [name for name, value in copied.state_dict().items() if not isinstance(value, Tensor)]:
+        raise InputError(
+            f"the guide {type(guide).__name__} has a state that is no tensor ({listing(others, 3)}), which no "
+            "checkpoint can hold: expected float weights (a quantised model?)"
+        )
     if isinstance(copied, ExternalClassifier):
         return copied.requires_grad_(False).eval()
     shape = getattr(guide, "image_shape", None) if image_shape is None else image_shape

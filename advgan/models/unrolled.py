@@ -51,7 +51,7 @@ class UnrolledGradientNetwork(nn.Module):
                  scales of the layers by the condition: a learned backward pass alone, at the cost of FGSM
     cond_dim     length of the condition vector
 
-    Raises InputError for a classifier without a gradient in its input.
+    Raises InputError for a classifier without such layers, or without a gradient in its input.
     """
 
     def __init__(self, classifier: Any, iterations: int, width: int, cond_dim: int, norm: Norm) -> None:
@@ -282,8 +282,8 @@ def _replaced(feedback: Feedback) -> Callable[[nn.Module, tuple[Tensor, ...], Te
 def feedback_paths(classifier: Any) -> list[FeedbackPath]:
     """The layers of `classifier` whose backward pass can be learned, in the order of its modules.
 
-    Found by two gradients of grey images. Raises InputError where the classifier has no gradient in its input, or one
-    that cannot be differentiated in V.
+    Found by two gradients of grey images. Raises InputError where the classifier has no such layers, no gradient in its
+    input, or one that cannot be differentiated in V.
     """
     plain = {name: layer for name, layer in classifier.named_modules() if is_plain(layer)}
     ran: list[dict[str, Feedback]] = []
@@ -295,13 +295,19 @@ def feedback_paths(classifier: Any) -> list[FeedbackPath]:
         try:
             with differentiable(classifier, x, feedbacks, create_graph=n == 2) as gradient:
                 total = gradient(torch.ones_like(gradient.logits), {}).sum()
-                if total.requires_grad:
+                if total.requires_grad and plain:
                     torch.autograd.grad(total, list(weights.values()), allow_unused=True)
         except Exception as error:  # of anybody's code
             raise InputError(
                 "architecture unrolled needs a guide with a gradient in its input, and "
                 f"{getattr(classifier, 'name', type(classifier).__name__)} has none ({one_line(error)})"
             ) from error
+        if not plain:
+            raise InputError(
+                "architecture unrolled learns the backward pass of its guide's nn.Conv2d and nn.Linear layers, and "
+                f"{getattr(classifier, 'name', type(classifier).__name__)} has none: expected an nn.Module with them, "
+                "not a function or TorchScript, which hide theirs"
+            )
         ran.append({name: feedback for name, feedback in feedbacks.items() if feedback.shapes})
     two, three = ran
     both = [name for name in two if name in three]

@@ -127,6 +127,23 @@ def test_guides_that_cannot_be_used_are_refused():
     with pytest.raises(InputError, match="cannot take images of shape"):
         Generator(3, guide=net(), image_shape=(3, 12, 12))
 
+    class WithState(Net):
+        def get_extra_state(self) -> int:
+            return 3
+
+    with pytest.raises(
+        InputError, match=r"has a state that is no tensor \(_extra_state\), which no checkpoint can hold"
+    ):
+        Generator(guide=WithState(), image_shape=SHAPE)
+
+
+def test_a_guide_of_torchscript_is_saved_and_loaded(tmp_path):
+    script, x = torch.jit.script(net().eval()), torch.rand(5, *SHAPE)
+    generator = Generator(width=4, depth=1, guide=script, image_shape=SHAPE).eval()
+    generator.save_pretrained(tmp_path)
+    loaded = Generator.from_pretrained(tmp_path, guide=script)
+    assert torch.equal(loaded.perturb(x), generator.perturb(x))
+
 
 def test_another_guide_than_the_saved_one_is_refused(tmp_path):
     Generator(width=4, guide=net(), image_shape=SHAPE).save_pretrained(tmp_path)

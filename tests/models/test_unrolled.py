@@ -339,6 +339,14 @@ def test_a_guide_without_a_gradient_is_refused():
         Generator(3, architecture="unrolled", guide=Rounded(), image_shape=(3, 8, 8))
 
 
+def test_a_guide_without_layers_to_learn_is_refused():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval()
+    with pytest.raises(
+        InputError, match=r"nn.Conv2d and nn.Linear layers, and \w+ has none: expected an nn.Module with"
+    ):
+        Generator(3, architecture="unrolled", guide=torch.jit.trace(net, torch.rand(2, 3, 8, 8)), image_shape=(3, 8, 8))
+
+
 def test_twice_differentiable_hard_sigmoid_is_the_same_function():
     x = torch.linspace(-5, 5, 41).requires_grad_()
     with twice_differentiable():
