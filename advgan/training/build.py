@@ -1,6 +1,5 @@
 """The caller's own parts of a training; its networks with their initial weights, and its batch size."""
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from advgan.models.generator_settings import Architecture
 from advgan.training.defaults import size_defaults
 from advgan.training.gan import LossFunction
 from advgan.training.options import GeneratorConfig, TrainingConfig
+from advgan.training.run_directory import Place
 from advgan.training.trainer import OptimizerFactory
 
 
@@ -49,6 +49,13 @@ class Modules:
         if self.optimizer is not None and not callable(self.optimizer):
             got = type(self.optimizer).__name__
             raise InputError(f"optimizer must be a function of parameters, like torch.optim.Adam, got {got}")
+
+    def load_init(self) -> Generator:
+        """The generator of the initial weights."""
+        assert self.init is not None
+        if isinstance(self.init, Generator):
+            return self.init
+        return Generator.from_pretrained(self.init, allowed_guides=self.allowed_guides)
 
 
 IMAGES_PER_CLASS = 10  # on average, with which a generator learns to use the label
@@ -140,22 +147,32 @@ def check_settings_of_own(net: nn.Module, config: GeneratorConfig) -> None:
             raise InputError(f"{name} is of the network that fit builds, expected none beside {built}, got {chosen}")
 
 
+def settings_of_init(config: GeneratorConfig, modules: Modules, place: Place) -> dict[str, Any]:
+    """The settings of the network that `config` leaves at their defaults, as the generator of the initial weights has
+    them; "guide" with them where it has one (True: the model itself). Of a resumed run those that it has."""
+    values, guided = place.saved_settings(), False
+    if values is None:
+        trained = modules.load_init()
+        if trained.custom:
+            return {}
+        values = trained.config | {"labels": bool(trained.labels), "any_class": bool(trained.classes)}
+        guided = trained.guide is not None
+    guided = guided or values.get("guide") is True
+    defaults = asdict(GeneratorConfig())
+    taken = {name: value for name, value in defaults.items() if getattr(config, name) == value and name != "eps_min"}
+    same = {name: values[name] for name in taken if name in values}
+    same |= {"target_classes": tuple(same["target_classes"])} if "target_classes" in same else {}
+    return same | ({"guide": True} if guided and not modules.guide else {})
+
+
 def initialise(
-    net: Generator,
-    discriminator: nn.Module | None,
-    source: Generator | str | Path,
-    allowed_guides: Collection[str] = (),
+    net: Generator, discriminator: nn.Module | None, trained: Generator, source: Generator | str | Path
 ) -> str:
     """Give `net` the weights of a trained generator, but for its guide's, and `discriminator` those of the one saved
-    beside it, if there is one; the SHA-256 of the trained generator.
-
-    allowed_guides   see `Generator.from_pretrained`
+    beside it in the folder `source`, if there is one; the SHA-256 of the trained generator.
 
     Raises InputError unless both networks are of the same kind; eps, eps_min and y_target may differ.
     """
-    trained = (
-        source if isinstance(source, Generator) else Generator.from_pretrained(source, allowed_guides=allowed_guides)
-    )
     shown = "" if isinstance(source, Generator) else f" {source}"
     if differences := net.differences(trained):
         raise InputError(f"init{shown} holds a generator of another kind: {differences}")

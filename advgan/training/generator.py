@@ -32,6 +32,7 @@ from advgan.training.build import (
     checked_generator,
     initialise,
     own_architecture,
+    settings_of_init,
 )
 from advgan.training.datasets import Images, build_sources, checked_ensemble, prepare_images
 from advgan.training.defaults import size_defaults
@@ -104,7 +105,7 @@ def fit(
         accelerator: an existing Accelerator; None: a new one, for the launched processes or for this one.
         output_dir: where the best generator, the state for `resume` and TensorBoard's logs are kept; None: nowhere.
         resume, overwrite: continue the run in `output_dir`, with the same settings and images; or replace it.
-        init: initial weights: a Generator of the same kind, or where one was saved.
+        init: initial weights: a Generator, or where one was saved; the network is its own where no setting differs.
         description: names that the programs write into the files of `output_dir`.
         settings: single settings by name: width=64, epochs=5, seed=1. All are in `help` of GeneratorConfig, LossConfig,
             OptimizationConfig and RunConfig in `advgan.training`.
@@ -139,16 +140,21 @@ def fit(
         if config.run.checkpoint_target:
             enable_activation_checkpointing(unwrap(images.model))
         training = partial(GeneratorTraining, images, threat, y_target, accelerator=accelerator, others=others)
-        if is_architecture_open(config, modules, images, others):
+        chosen: dict[str, Any] = {}
+        if modules.init is not None and not isinstance(modules.generator, nn.Module):
+            chosen = settings_of_init(config.generator, modules, place)
+        elif is_architecture_open(config, modules, images, others):
             chosen = chosen_settings(
                 lambda trial_config: training(trial_config, modules, Place()).trial(),
                 *(config, images, place, accelerator),
                 targeted=threat.targeted,
             )
-            guided: dict[str, Any] = {"guide": True} if chosen.get("architecture") == "unrolled" else {}
-            config, modules = config.replace(chosen), replace(modules, **guided)
-            if description is not None and chosen:
-                description = replace(description, settings={**description.settings, **chosen, **guided})
+            chosen |= {"guide": True} if chosen.get("architecture") == "unrolled" else {}
+        if chosen and description is not None:
+            description = replace(description, settings={**description.settings, **chosen})
+        if chosen.pop("guide", False):
+            modules = replace(modules, guide=True)
+        config = config.replace(chosen)
         return training(config, modules, place, description=description).run(callbacks)
 
 
@@ -187,7 +193,7 @@ class GeneratorTraining:
     ) -> None:
         self.images, self.accelerator, self.modules = images, accelerator, modules
         self.threat, self.y_target = threat, y_target
-        description = description or describe(config, threat, y_target, images, custom_loss=modules.loss)
+        description = description or describe(config, threat, y_target, images, modules)
         self.classes = description.classes or images.classes
         self.config, sample = self._resolved(config)
         if self.config.run.seed_weights:
@@ -300,7 +306,7 @@ class GeneratorTraining:
         digests: dict[str, Any] = {"target_sha256": fingerprint(model)}
         digests["guide_sha256"] = None if given_guide is None else fingerprint(given_guide)
         if modules.init is not None and not resume:
-            digests["init_sha256"] = initialise(net, discriminator, modules.init, modules.allowed_guides)
+            digests["init_sha256"] = initialise(net, discriminator, modules.load_init(), modules.init)
         return net, discriminator, digests
 
     def _sources(self, others: Sequence[nn.Module]) -> tuple[list[SourceModel], list[str]]:

@@ -70,7 +70,8 @@ class Settings(GeneratorConfig, OptimizationFlags, ComputeFlags, LossFlags, RunF
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Directory of generator/, discriminator/, state/ and logs/"""
     init: Path | None = None
-    """Initial weights: a trained generator's folder or run, and the discriminator beside it; None: random ones"""
+    """Initial weights: a trained generator's folder or run, and the discriminator beside it; its network is that of
+    the training where no flag sets another; None: random weights"""
     survive: tuple[str, ...] = ()
     """Transforms of the written image (8 bits), one of which is drawn for each training image: png, jpeg:75, resize,
     crop, resize-crop, or a preprocessing defense; the best generator is that of the highest mean success after them"""

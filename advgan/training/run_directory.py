@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.files import check_places, sweep
-from advgan.core.json_files import read_object
+from advgan.core.json_files import read_object, read_sealed
 from advgan.core.lock import LOCK, acquire, release
 from advgan.core.weights import mismatch, read_checkpoint
 from advgan.data import Split
@@ -111,6 +111,11 @@ class Place:
     overwrite: bool = False
     artefact: str = "generator"
     beside: tuple[str, ...] = ()
+
+    def saved_settings(self) -> dict[str, Any] | None:
+        """The settings of the run that is resumed; None where there is none."""
+        file = self.directory / "training.json" if self.directory is not None and self.resume else None
+        return None if file is None or not file.exists() else dict(read_sealed(file)["settings"])
 
     def acquire(self) -> None:
         """Lock the directory. Raises InputError as `prepare_output_dir`."""

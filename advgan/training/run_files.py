@@ -17,6 +17,7 @@ from advgan.data import Stream
 from advgan.defenses import Transforms, unwrap
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
+from advgan.training.build import Modules
 from advgan.training.card import generator_card
 from advgan.training.datasets import Images
 from advgan.training.options import FLAGS, TrainingConfig
@@ -36,7 +37,7 @@ class Description:
 
 
 def describe(
-    config: TrainingConfig, threat: Threat, y_target: int | None, images: Images, custom_loss: Any = None
+    config: TrainingConfig, threat: Threat, y_target: int | None, images: Images, modules: Modules
 ) -> Description:
     """The description of a run by `advgan.fit`."""
     model = unwrap(images.model)
@@ -48,8 +49,10 @@ def describe(
         "norm": threat.norm,
         "y_target": y_target,
     }
-    if custom_loss is not None:
-        settings["loss"] = getattr(custom_loss, "__name__", type(custom_loss).__name__)
+    if modules.loss is not None:
+        settings["loss"] = getattr(modules.loss, "__name__", type(modules.loss).__name__)
+    if modules.init is not None and modules.guide is True:
+        settings["guide"] = True  # perhaps that of the initial weights, for `settings_of_init`
     settings |= {FLAGS.get(name, name): value for name, value in config.to_dict().items()}
     settings["survive"] = Transforms(config.optimization.survive).names
     return Description(settings)

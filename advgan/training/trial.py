@@ -19,7 +19,6 @@ from advgan.attacks.common import find_adversarial
 from advgan.attacks.fgsm import fgsm
 from advgan.classifiers.adapters import FunctionModel
 from advgan.core.errors import InputError, note
-from advgan.core.json_files import read_sealed
 from advgan.core.random_state import preserved_random_states
 from advgan.core.terminal import bar_console
 from advgan.data import Stream, steps_per_epoch
@@ -109,9 +108,8 @@ def chosen_settings(
     choices: dict[str, dict[str, Any]] = {"unrolled": {"architecture": "unrolled"}}
     if patches := defaults.architecture == "patch":
         choices["unet"] = UNET | _loss_of_unet(config, targeted)
-    saved = place.directory / "training.json" if place.directory is not None and place.resume else None
-    if saved is not None and saved.exists():
-        return choices.get(read_sealed(saved)["settings"].get("architecture"), {})
+    if (saved := place.saved_settings()) is not None:
+        return choices.get(saved.get("architecture", ""), {})
     size = batch_size_of(config, images.train, accelerator.num_processes)
     if config.optimization.total_steps(lambda: steps_per_epoch(images.train, size), defaults) < MIN_TRAINING_STEPS:
         return {}

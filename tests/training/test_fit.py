@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import advgan
 from advgan import Generator, InputError, Threat, training
+from advgan.classifiers import build_target
 from advgan.core.config import run
 from advgan.core.errors import NotFiniteError
 from advgan.data import load_data
@@ -319,13 +320,39 @@ def test_own_generator_is_trained_in_place_and_continued(images: tuple[Tensor, T
     assert advgan.fit(Linear(), images, generator=own, **SMALL) is own
     trained = weights(own)
     still = SMALL | {"learning_rate": 1e-12, "discriminator_learning_rate": 0.0}
-    continued = advgan.fit(Linear(), images, init=own, labels=False, **still)
+    continued = advgan.fit(Linear(), images, init=own, **still)
     with pytest.raises(InputError, match="generator of another kind: labels is 0, expected 3"):
-        advgan.fit(Linear(), images, init=own, **still)
+        advgan.fit(Linear(), images, init=own, labels=True, **still)
     for name, value in weights(continued).items():
         torch.testing.assert_close(value, trained[name], atol=1e-9, rtol=0)
     with pytest.raises(InputError, match=r"the generator was built with eps 0.3, expected 0.2"):
         advgan.fit(Linear(), images, generator=own, **SMALL | {"eps": 0.2})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"architecture": "unet", "patch": 2, "width": 12, "levels": 2, "labels": 3, "smoothing": 3},
+        {"classes": 3, "target_classes": (0, 2), "noise": 2, "depth": 1, "width": 8},
+        {"architecture": "unrolled", "depth": 1, "width": 0, "guide": build_target("mnist-small")},
+    ],
+)
+def test_network_of_the_initial_weights_needs_no_settings(
+    settings: dict[str, Any], images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    model, train = (build_target("mnist-small"), images[0]) if "guide" in settings else (Linear(), images)
+    trained = Generator(eps=0.3, **settings)
+    trained.save(tmp_path / "trained" / "generator", "card")
+    short = {"eps": 0.3, "max_steps": 1, "batch_size": 20, "learning_rate": 1e-12, "progress": False, "workers": 0}
+    for init in (trained, tmp_path / "trained"):
+        continued = advgan.fit(model, train, init=init, output_dir=tmp_path / "run", overwrite=True, **short)
+        assert continued.config | {"guide": None} == trained.config | {"guide": None}
+        for name, value in weights(continued).items():
+            if not name.startswith("guide."):
+                torch.testing.assert_close(value, weights(trained)[name], atol=1e-9, rtol=0)
+    shutil.rmtree(tmp_path / "trained")
+    resumed = advgan.fit(model, train, init=init, output_dir=tmp_path / "run", resume=True, **short | {"max_steps": 2})
+    assert resumed.config == continued.config
 
 
 def test_callbacks_see_every_step_and_end_the_training(images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
