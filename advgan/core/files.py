@@ -126,7 +126,9 @@ def check_places(directory: Path, folders: Iterable[str]) -> None:
         str(directory.absolute()).encode()
     except UnicodeEncodeError:
         raise InputError(f"the path of a directory of results must be UTF-8, got {directory.absolute()}") from None
-    for place in (directory / name for name in folders):
+    places = [directory / name for name in folders]
+    places += [place for place in directory.glob("logs/*") if not place.suffix]  # of TensorBoard, one for each program
+    for place in places:
         if os.path.lexists(place) and not place.is_dir():
             raise InputError(f"{place} is in the way of a folder, expected one or nothing: choose another directory")
     for place in directory.glob("*") if os.path.isdir(directory) else ():  # a name may be too long to look there

@@ -23,6 +23,31 @@ LOCK = ".lock"  # lock file in a directory in use, with the name of the process
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # no flock there
 # lock file -> process that holds it (a forked child inherits this table), and its descriptor; None: without flock
 _held: dict[Path, tuple[int, int | None]] = {}
+_created: dict[Path, list[Path]] = {}  # directory -> it and those of its parents that were made for it, outermost first
+
+
+def create(directory: Path) -> None:
+    """Make `directory` and its missing parents, which `release` removes where they are empty then.
+
+    Raises OSError for a path that cannot be made; nothing is left then.
+    """
+    created: list[Path] = []
+    try:
+        for path in reversed([path for path in (directory, *directory.parents) if not os.path.lexists(path)]):
+            with contextlib.suppress(FileExistsError):  # of another process, or a path like FOLDER/..
+                path.mkdir()
+                created.append(path.resolve())
+        directory.mkdir(exist_ok=True)  # raises for a file
+    except OSError:
+        _remove_empty(created)
+        raise
+    _created.setdefault(directory.resolve(), created)
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for path in reversed(directories):
+            path.rmdir()
 
 
 def acquire(directory: Path) -> str | None:
@@ -43,13 +68,14 @@ def acquire(directory: Path) -> str | None:
 
 @atexit.register
 def release(directory: Path | None = None) -> None:
-    """Release the lock of `directory`, or all of this process."""
+    """Release the lock of `directory`, or all of this process. A directory of `create` without any file goes."""
     for path in list(_held) if directory is None else [directory.resolve() / LOCK]:
         process, descriptor = _held.pop(path, (-1, None))
         if process != os.getpid():  # the parent's, which continues
             continue
         with contextlib.suppress(OSError):  # Windows cannot remove an open file, which is no lock then
             path.unlink()
+        _remove_empty(_created.pop(path.parent, []))
         if descriptor is not None:
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)  # of forked children that still have it open, too

@@ -20,11 +20,13 @@ from advgan.core.config import write_settings
 from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.files import check_places, sweep
 from advgan.core.json_files import read_object, read_sealed
-from advgan.core.lock import LOCK, acquire, release
+from advgan.core.lock import LOCK, acquire, create, release
 from advgan.core.weights import mismatch, read_checkpoint
 from advgan.data import Split
 from advgan.training.runtime.checkpoint import IMAGES, Checkpointer, TrainState, clear, latest_state, saving
 from advgan.training.runtime.loop import Interrupted, Terminated, open_log
+
+MAX_PARTS = 200  # of a path: the standard library walks folders recursively
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,14 @@ def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, 
                     f"output directory {output_dir} is in use by {holder}: wait for its end, or choose another "
                     "--output-dir"
                 )
-            sweep(output_dir)
-            for partial in output_dir.glob("state/*/.step-*"):
-                shutil.rmtree(partial, ignore_errors=True)
-            _check_unused(output_dir, artefact, resume, overwrite)
+            try:
+                sweep(output_dir)
+                for partial in output_dir.glob("state/*/.step-*"):
+                    shutil.rmtree(partial, ignore_errors=True)
+                _check_unused(output_dir, artefact, resume, overwrite)
+            except InputError:
+                release(output_dir)
+                raise
         except InputError as error:
             problem = str(error)
     if dist.is_initialized():
@@ -79,7 +85,9 @@ def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, 
 
 def _check_writable(output_dir: Path) -> None:
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        if len(output_dir.parts) > MAX_PARTS:
+            raise InputError(f"output directory must be at most {MAX_PARTS} folders deep, got {len(output_dir.parts)}")
+        create(output_dir)
         with tempfile.TemporaryFile(dir=output_dir):
             pass
     except OSError as error:

@@ -300,14 +300,38 @@ def test_paths_that_are_no_utf8_are_refused_for_results_and_escaped_in_them(tmp_
         ("generator", False, "generator is in the way of a folder"),
         ("state", False, "state is in the way of a folder"),
         ("logs", False, "logs is in the way of a folder"),
+        ("logs/advgan", False, "logs/advgan is in the way of a folder"),
     ],
 )
 def test_places_of_a_run_are_free_before_any_work(name: str, folder: bool, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).mkdir() if folder else (tmp_path / name).touch()
     with pytest.raises(InputError, match=message):
         training.prepare_output_dir(tmp_path, "generator", resume=False, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == [Path(name).parts[0]], "no lock either"
+
+
+def test_directories_that_were_made_for_a_run_without_files_are_removed(tmp_path: Path) -> None:
+    place, file = tmp_path / "new" / "run", tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError, match="nothing to resume"):
+        training.prepare_output_dir(place, "generator", resume=True, overwrite=False)
+    for path in (file, file / "run", tmp_path / "new" / ".." / "file"):
+        with pytest.raises(InputError, match="cannot write to output directory"):
+            training.prepare_output_dir(path, "generator", resume=False, overwrite=False)
+    with pytest.raises(InputError, match="at most 200 folders deep, got 2"):
+        training.prepare_output_dir(tmp_path / ("x/" * 2000), "generator", resume=False, overwrite=False)
+    assert list(tmp_path.iterdir()) == [file]
+    training.prepare_output_dir(place, "generator", resume=False, overwrite=False)
     release()
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert list(tmp_path.iterdir()) == [file]
+    training.prepare_output_dir(place, "generator", resume=False, overwrite=False)
+    (place / "training.json").touch()
+    release()
+    place.with_name("empty").mkdir()
+    training.prepare_output_dir(place.with_name("empty"), "generator", resume=False, overwrite=False)
+    release()
+    assert {path.name for path in place.parent.iterdir()} == {"run", "empty"}, "with a file, and made by others"
 
 
 def test_forked_worker_does_not_keep_lock_of_parent(tmp_path: Path) -> None:
