@@ -24,7 +24,15 @@ from tyro.constructors import PrimitiveConstructorSpec
 from advgan.core.errors import InputError, NotFiniteError, did_you_mean, one_line
 from advgan.core.files import atomic_write
 from advgan.core.lock import release
-from advgan.core.recipe import convert_paths, find_recipe, from_recipe, read_recipe, to_recipe
+from advgan.core.recipe import (
+    convert_paths,
+    expand_home,
+    find_recipe,
+    from_recipe,
+    path_kind,
+    read_recipe,
+    to_recipe,
+)
 from advgan.core.shutdown import exiting_on_signals
 from advgan.core.terminal import printable, safe_streams
 
@@ -218,7 +226,7 @@ def _parsed(settings_class: type[S], arguments: list[str], **options: Any) -> S:
     printed = io.StringIO()
     try:
         with redirect_stderr(printed), joined_field_docstrings():
-            return _check_sizes(tyro.cli(settings_class, args=arguments, **options))
+            return _expand_homes(_check_sizes(tyro.cli(settings_class, args=arguments, **options)))
     except SystemExit as stop:
         if stop.code != 2:
             raise
@@ -237,6 +245,19 @@ def _check_sizes(settings: S) -> S:
             if isinstance(number, int) and not -LARGEST <= number <= LARGEST:
                 raise InputError(f"{field.name} must be from {-LARGEST} to {LARGEST}, got {number}")
     return settings
+
+
+def _expand_homes(settings: S) -> S:
+    """`settings` with the home directory in the paths that begin with "~/"."""
+    hints = get_type_hints(type(settings), include_extras=True)
+
+    def expand(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(expand, value))
+        return type(value)(expand_home(str(value))) if isinstance(value, (str, Path)) else value
+
+    values = {name: getattr(settings, name) for name, hint in hints.items() if path_kind(hint) is not None}
+    return dataclasses.replace(settings, **{name: expand(value) for name, value in values.items()})  # type: ignore[type-var]
 
 
 def _plainer(message: str) -> str:
@@ -372,7 +393,7 @@ def _recipe_path(arguments: Sequence[str]) -> Path | None:
     """The path after `--recipe`; needed before the flags are parsed, because it sets their defaults."""
     for i, argument in enumerate(arguments):
         if argument == "--recipe" and i + 1 < len(arguments):
-            return Path(arguments[i + 1])
+            return Path(expand_home(arguments[i + 1]))
         if argument.startswith("--recipe="):
-            return Path(argument.partition("=")[2])
+            return Path(expand_home(argument.partition("=")[2]))
     return None

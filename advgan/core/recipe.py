@@ -162,7 +162,13 @@ def _convert_parts(text: str, convert: Callable[[str], str]) -> str:
 
 
 def _convert_relative(text: str, convert: Callable[[str], str]) -> str:
-    return text if os.path.isabs(text) or re.match(r"~|\w+:/", text) else convert(text)
+    text = expand_home(text)
+    return text if os.path.isabs(text) or re.match(r"\w+:/", text) else convert(text)
+
+
+def expand_home(text: str) -> str:
+    """A path that begins with "~/" or "~USER/", which a shell leaves in --flag=~/PATH, with the home directory."""
+    return os.path.expanduser(text) if re.match(r"~[\w.-]*/", text) else text
 
 
 def from_recipe(recipe: Path) -> Callable[[str], str]:

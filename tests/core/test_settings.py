@@ -161,6 +161,16 @@ def test_recipe_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
     assert parse(Paths, ["--recipe", str(folder / "r.yaml")]).generator == str(folder / "generators")
 
 
+def test_home_directory_is_expanded_where_the_shell_leaves_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "r.yaml").write_text("generator: ~/run\nweights: [~/a.pt, ~nobody-here/b.pt]\n")
+    settings = parse(Paths, ["--recipe=~/r.yaml", "--data-dir=~/data", "--target", "~/net.py:build"])
+    assert (settings.data_dir, settings.target) == (tmp_path / "data", (f"{tmp_path}/net.py:build",))
+    assert settings.generator == f"{tmp_path}/run"
+    assert settings.weights == (tmp_path / "a.pt", tmp_path / "~nobody-here/b.pt")
+    assert parse(Settings, ["--attacks", "~/x"]).attacks == ("~/x",), "no path"
+
+
 def test_written_settings_name_the_same_files_from_anywhere(tmp_path, monkeypatch):
     (tmp_path / "work" / "out").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "work" / "out")
