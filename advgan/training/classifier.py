@@ -101,6 +101,7 @@ def train_classifier(
     place = Place(optional_folder(output_dir, "output_dir"), resume, overwrite, "classifier")
     with training_context(place, accelerator) as accelerator:
         data = labelled_data(model, train, validation, config.seed)
+        config = config.with_batch_size(data.train, accelerator.num_processes)
         set_seed(config.seed)
         steps = ClassifierTraining(model, data, config, accelerator, place, adversarial=adversarial, save=save_weights)
         steps.progress = progress
@@ -265,7 +266,7 @@ def between_validations(data: Data, config: ClassifierConfig) -> int:
     """Steps from one validation to the next: an epoch, or of a stream, which has none, a tenth of all."""
     if isinstance(data.train, Stream) and config.max_steps:
         return max(1, config.max_steps // 10)
-    return steps_per_epoch(data.train, config.batch_size)
+    return steps_per_epoch(data.train, config.images_per_step)
 
 
 # The program
@@ -357,6 +358,7 @@ def main(settings: Settings) -> None:
         data = load_chosen(settings)
     members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device, data.classes)
     data = in_memory(data, STREAM_EVAL_IMAGES)
+    settings = settings.with_batch_size(data.train, accelerator.num_processes, 128 if settings.freeze_backbone else 32)
     steps = ClassifierTraining(
         initial_network(settings, data),
         data,

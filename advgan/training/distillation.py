@@ -88,6 +88,7 @@ def distill(
     with training_context(place, accelerator) as accelerator:
         data = labelled_data(student, train, validation, config.seed)
         check_teacher(teacher, student, next(data.validation.first(2).batches(2))[0])
+        config = config.with_batch_size(data.train, accelerator.num_processes)
         set_seed(config.seed)
         nets: dict[Phase, Any] = {"teacher": teacher, "student": student}
         steps = DistillationTraining(nets, data, config, accelerator, place, temperature=temperature)
@@ -132,7 +133,7 @@ class DistillationTraining(SupervisedTraining):
         save: Save | None = None,
     ) -> None:
         self.nets, self.temperature, self.save = nets, temperature, save
-        epoch = steps_per_epoch(data.train, config.batch_size)
+        epoch = steps_per_epoch(data.train, config.images_per_step)
         self.steps_per_network = config.max_steps or config.epochs * epoch
         optimizers = {
             phase: AdamW(net.parameters(), config.learning_rate, weight_decay=config.weight_decay)
@@ -218,6 +219,7 @@ def main(settings: Settings) -> None:
     place.acquire()
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
+    settings = settings.with_batch_size(data.train, accelerator.num_processes)
     nets: dict[Phase, Any] = {
         phase: build_target(settings.target, data.image_shape, data.num_classes) for phase in FOLDER
     }

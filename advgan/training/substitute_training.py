@@ -67,7 +67,8 @@ class SubstituteConfig(NetworkFlags, LossFlags):
     y_target: int | None = None
     """Target class of every image, a number; None: untargeted, away from the black box's prediction"""
     batch_size: int = 64
-    """Batch size; half of the substitute's are adversarial images, from the second round on"""
+    """Batch size, the default of 64 or fewer where there are fewer images; half of the substitute's are adversarial
+    images, from the second round on"""
     seed: int = 0
     """Seed of weights, batches and the attacker's choice of images"""
     bf16: bool = False
@@ -243,9 +244,11 @@ class SubstituteTraining:
         states = (*self.schedules.values(), self.trainer.averaged, self.cache)
         self.files.open_state(*states, images=(data.train, data.validation))
         self.black_box.queries, self.validation_black_box.queries = record["queries"], record["validation_queries"]
+        is_default = config.batch_size == SubstituteConfig.batch_size
+        size = min(config.batch_size, len(data.train)) if is_default else config.batch_size
         self.batches = {
             phase: training_batches(
-                data.train, config.batch_size, seed=config.seed, first=record[phase], last=len(self.plan), workers=2
+                data.train, size, seed=config.seed, first=record[phase], last=len(self.plan), workers=2
             )
             for phase in self.schedules
         }

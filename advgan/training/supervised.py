@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -28,7 +28,7 @@ from advgan.core.weights import check_trainable, device_of
 from advgan.data import Data, Split, Stream, training_batches
 from advgan.data.batches import augment, check_shift
 from advgan.data.sources import as_split, hold_out, note_shared
-from advgan.data.split import attack_batch_size
+from advgan.data.split import PHOTO_SIDE, attack_batch_size
 from advgan.evaluation import predict
 from advgan.training.defaults import MAX_STEPS
 from advgan.training.run_directory import RunDirectory
@@ -44,8 +44,9 @@ class ClassifierConfig:
     """Passes over the training images (distillation: of each of the two networks)"""
     max_steps: int | None = None
     """Steps in all (distillation: of each network); overrides epochs, and the schedule follows it"""
-    batch_size: int = 128
-    """Images per step, over all processes"""
+    batch_size: int | None = None
+    """Images per step, over all processes; None: 128, of photos 32 (a new head alone: 128), or fewer where there are
+    fewer training images"""
     seed: int = 0
     """Seed of weights, batches and shifts"""
     learning_rate: Real = 3e-3
@@ -64,6 +65,19 @@ class ClassifierConfig:
         )
         if self.max_steps is not None:
             check_int("max_steps", self.max_steps, 1, MAX_STEPS)
+
+    def with_batch_size(self, train: Split | Stream, processes: int, photos: int = 32) -> Self:
+        """The same with the default batch size where it is None; `photos`: that of images from 96 pixels a side on."""
+        if self.batch_size is not None:
+            return self
+        most = photos if min(train.image_shape[1:]) >= PHOTO_SIDE else 128
+        most = most if isinstance(train, Stream) else min(most, len(train))
+        return replace(self, batch_size=max(most // processes, 1) * processes)
+
+    @property
+    def images_per_step(self) -> int:
+        assert self.batch_size is not None, "set by with_batch_size"
+        return self.batch_size
 
 
 C = TypeVar("C")  # a dataclass
@@ -176,7 +190,7 @@ class SupervisedTraining(ABC):
         accelerator, record = self.accelerator, self.record
         batches = training_batches(
             self.data.train,
-            self.config.batch_size,
+            self.config.images_per_step,
             seed=self.config.seed,
             first=record["step"],
             last=self.total,
@@ -237,7 +251,7 @@ class SupervisedTraining(ABC):
         return value
 
     def images_per_second(self) -> float:
-        return float(self.record["step"] * self.config.batch_size / self.record["seconds"])
+        return float(self.record["step"] * self.config.images_per_step / self.record["seconds"])
 
 
 Attack = Callable[..., Tensor]  # (model, x, y, rng=) -> x_adv

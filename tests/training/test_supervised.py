@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from advgan.attacks import pgd
 from advgan.core.errors import InputError, NotFiniteError
+from advgan.data import Split
 from advgan.training.adversarial import adversarial_config
 from advgan.training.classifier import train_classifier
 from advgan.training.distillation import distill
+from advgan.training.substitute import train_substitute
+from advgan.training.supervised import ClassifierConfig
 
 SMALL: dict[str, Any] = {"batch_size": 20, "shift": 0}
 
@@ -42,6 +45,24 @@ def test_train_classifier_learns_in_place_and_returns_eval_mode(bars: tuple[Tens
     assert not trained.training
     assert accuracy(trained, *bars) == 1
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("n", "side", "processes", "size"), [(500, 28, 1, 128), (500, 96, 1, 32), (50, 28, 1, 50), (50, 28, 4, 48)]
+)
+def test_default_batch_is_smaller_for_photos_and_few_images(n: int, side: int, processes: int, size: int) -> None:
+    split = Split(torch.zeros(n, 1, side, side, dtype=torch.uint8), torch.zeros(n))
+    assert ClassifierConfig().with_batch_size(split, processes).images_per_step == size
+    assert ClassifierConfig(batch_size=7).with_batch_size(split, processes).images_per_step == 7
+
+
+def test_fewer_images_than_the_default_batch_can_be_trained_on(bars: tuple[Tensor, Tensor]) -> None:
+    x, y = (part[:60] for part in bars)
+    quiet: dict[str, Any] = {"max_steps": 2, "shift": 0, "progress": False}
+    train_classifier(net(), (x, y), bars, **quiet)
+    distill(net(), net(1), (x, y), bars, **quiet)
+    steps: dict[str, Any] = {"rounds": 1, "distil_steps": 1, "generator_steps": 1, "progress": False}
+    train_substitute(net(), x, bars, eps=0.3, substitute=net(1), **steps)
 
 
 def test_adversarial_training_uses_the_robust_feature() -> None:
