@@ -96,7 +96,7 @@ def _violations(x_adv: Any, x: Tensor, threat: Threat) -> list[str]:
         return [f"returned {type(x_adv).__name__} instead of a tensor"]
     if x_adv.device != x.device:
         return [f"device {x_adv.device} instead of {x.device}"]
-    attached = ["still attached to a graph"] if x_adv.requires_grad else []
+    attached = ["still attached to a graph (return x_adv.detach())"] if x_adv.requires_grad else []
     return attached + threat.violations(x_adv.detach(), x)
 
 

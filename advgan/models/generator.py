@@ -123,6 +123,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         )
         self.universal_input = nn.Parameter(torch.randn(1, channels, 32, 32)) if universal else None
         if network is not None:
+            check_no_generator("network", network)
             check_network(network, architecture, cond_dim)
             settings |= {"architecture": CUSTOM, "network": type(network).__name__}
             self.size_multiple = check_int("size_multiple", getattr(network, "size_multiple", 1), 1, MAX_PATCH)
@@ -435,6 +436,18 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             return build_and_load(lambda: cls(**arguments), tensors, file, "the architecture in its config.json").eval()
         except InputError as error:
             raise InputError(f"the generator in {folder} cannot be loaded: {error}") from None
+
+
+def check_no_generator(name: str, module: Any) -> None:
+    """Raise InputError for a Generator, or a wrapper of one (`torch.compile`, DataParallel, an average of weights), in
+    the place of another module or function called `name`."""
+    wrapped = getattr(module, "_orig_mod", None) or getattr(module, "module", None)
+    if isinstance(module, Generator) or isinstance(wrapped, Generator):
+        around = "" if isinstance(module, Generator) else f"a {type(module).__name__} around "
+        raise InputError(
+            f"{name} must not be {around}a Generator: pass the Generator itself as generator "
+            "(generator.network.compile() compiles it)"
+        )
 
 
 def _distinct_classes(name: str, classes: int | Tensor | None, n: int) -> list[int]:

@@ -53,7 +53,7 @@ from advgan.evaluation import predict
 from advgan.evaluation.compatibility import predicted_labels, prepare_model_and_data, require_gradients
 from advgan.evaluation.statistics import auc
 from advgan.models.discriminator import Discriminator
-from advgan.models.generator import Generator
+from advgan.models.generator import Generator, check_no_generator
 from advgan.training.card import detector_card
 from advgan.training.frozen import frozen, process_settings
 from advgan.training.supervised import replaced
@@ -207,6 +207,7 @@ def named_attacks(
 def checked_function(attack: AttackFn, threat: Threat) -> NamedAttack:
     """A caller's function, whose adversarial images are verified."""
     name = getattr(attack, "__name__", type(attack).__name__)
+    check_no_generator(f"attack {name}", attack)
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         x_adv = in_batches(attack, x, y)

@@ -110,6 +110,10 @@ def test_functions_get_the_settings_that_they_have_an_argument_for(
         def __call__(self, x: Tensor, y: Tensor, norm: str = "l2", *, eps: float = 0.01) -> Tensor:
             return fgsm(model, x, y, eps=eps, norm=norm)  # type: ignore[arg-type]
 
+    class Module(nn.Module):
+        def forward(self, x: Tensor, y: Tensor, eps: float = 0.01) -> Tensor:
+            return fgsm(model, x, y, eps=eps)
+
     attacks: dict[str, Any] = {
         "name": "fgsm",
         "keyword": lambda x, y, *, eps: fgsm(model, x, y, eps=eps),
@@ -118,6 +122,7 @@ def test_functions_get_the_settings_that_they_have_an_argument_for(
         "partial": partial(fgsm, model),
         "object": Bound(),
         "own options": lambda model, x, y=None, steps=1, eps=0.01: fgsm(model, x, y, eps=eps),
+        "module": Module(),
         "any": lambda *inputs, **options: fgsm(model, *inputs, eps=0.15),
         "any options": lambda model, x, y, **options: fgsm(model, x, y, eps=options["eps"], norm=options["norm"]),
     }
@@ -174,6 +179,12 @@ def test_rows_as_a_data_frame(model: nn.Module, images: tuple[Tensor, Tensor]) -
         (["fgms"], "unknown attack 'fgms'"),
         (["fgsm", "pgd:steps=0"], "steps must be at least 1, got 0"),
         ([3], "expected an attack name, a Generator or a function"),
+        (
+            [torch.compile(Generator(width=8, depth=1))],
+            "OptimizedModule must not be a OptimizedModule around a Generator",
+        ),
+        ([nn.DataParallel(Generator(width=8, depth=1))], "pass the Generator itself"),
+        ([nn.Conv2d(1, 1, 1)], r"attack Conv2d has the arguments \(input\), expected \(x, y\)"),
         ([Generator(classes=5, eps=0.1, width=8, depth=1)], "the generator has 5 target classes, expected 3"),
     ],
 )

@@ -237,6 +237,9 @@ def test_an_own_network_is_attacked_with_saved_loaded_and_compared(kind, tmp_pat
 
 
 def test_own_networks_that_cannot_be_used_are_refused(tmp_path):
+    for network in (Generator(width=4), nn.DataParallel(Generator(width=4))):
+        with pytest.raises(InputError, match=r"network must not be a .*Generator: pass the Generator itself"):
+            Generator(network=network)
     with pytest.raises(InputError, match=r"network must be an nn\.Module, got str"):
         Generator(network="net")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="expected network or architecture, got a network and architecture unet"):

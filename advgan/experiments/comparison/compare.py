@@ -29,7 +29,7 @@ from advgan.evaluation import Result, ResultCache, TargetModel, environment, eva
 from advgan.evaluation.compatibility import check_accuracy
 from advgan.evaluation.loading import describe_generator
 from advgan.evaluation.result_cache import attack_rng
-from advgan.models.generator import Generator
+from advgan.models.generator import Generator, check_no_generator
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
 from advgan.report.results import Results
@@ -239,11 +239,13 @@ def own_attack(
     has, at any place in it.
 
     Besides them it takes (x, y), or (model, x, y) where the first argument is called model, or three have no default;
-    `**kwargs` of the latter are all settings. Raises InputError for other arguments, and for a `y_target` that a
-    function of a model has no argument for.
+    `**kwargs` of the latter are all settings. Raises InputError for other arguments, for a `y_target` that a function
+    of a model has no argument for, and for a wrapper of a Generator.
     """
+    check_no_generator(f"attack {label}", attack)
     try:
-        parameters = list(inspect.signature(attack).parameters.values())
+        function = attack.forward if isinstance(attack, nn.Module) else attack
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # some compiled functions have none
         return attack
     settings: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm, "rng": attack_rng(seed, label)}
