@@ -114,11 +114,26 @@ def test_the_end_of_the_launcher_is_a_request_to_stop(variable, monkeypatch):
 
 
 def test_variables_of_launchers_are_whole_numbers(monkeypatch):
-    for variable, text in (("WORLD_SIZE", "x"), ("LOCAL_WORLD_SIZE", "0")):
+    for variable, text, minimum in (("WORLD_SIZE", "x", 1), ("LOCAL_WORLD_SIZE", "0", 1), ("RANK", "", 0)):
         monkeypatch.setenv(variable, text)
-        with pytest.raises(InputError, match=f"{variable} must be a whole number from 1 on, got '{text}'"):
+        with pytest.raises(InputError, match=f"{variable} must be a whole number from {minimum} on, got '{text}'"):
             training.init_accelerator(0, 1)
         monkeypatch.delenv(variable)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "5")
+    with pytest.raises(InputError, match="RANK must be below WORLD_SIZE, 2, got 5"):
+        training.init_accelerator(0, 1)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_what_the_launcher_demands_in_vain_is_named(started, monkeypatch):
+    def fail(**arguments):
+        raise ImportError("DeepSpeed is not installed\npip install deepspeed")
+
+    monkeypatch.setattr(processes, "Accelerator", fail)
+    monkeypatch.setattr(processes, "is_initialized", lambda: started)
+    with pytest.raises(InputError, match="bf16 cannot be" if started else "a launcher's variables .*: DeepSpeed is"):
+        training.init_accelerator(0, 1)
 
 
 @pytest.mark.parametrize(

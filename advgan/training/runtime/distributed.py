@@ -10,12 +10,14 @@ from datetime import timedelta
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.state import is_initialized
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 
 from advgan.core.errors import InputError, note, one_line
 from advgan.core.json_files import check_int
 from advgan.core.lock import release
 
+LAUNCHER_FAULT = "a launcher's variables in the environment (RANK, WORLD_SIZE, ACCELERATE_*; without one: unset them)"
 MAX_THREADS = 4096  # of one process: OpenMP crashes where it cannot start them all
 
 
@@ -43,11 +45,13 @@ def init_accelerator(
     return accelerator
 
 
-def _whole_number(variable: str, default: int) -> int:
+def _whole_number(variable: str, default: int, minimum: int = 1) -> int:
     """The value of an environment variable of launchers. Raises InputError for other values."""
     text = os.environ.get(variable, str(default))
-    if not re.fullmatch(r"[1-9]\d{0,8}", text):
-        raise InputError(f"the environment variable {variable} must be a whole number from 1 on, got {text!r:.60}")
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < minimum:
+        raise InputError(
+            f"the environment variable {variable} must be a whole number from {minimum} on, got {text!r:.60}"
+        )
     return int(text)
 
 
@@ -68,13 +72,16 @@ def make_accelerator(*, bf16: bool = False, patient: bool = False, one_process: 
         raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
     _check_all_started()
     world = _whole_number("WORLD_SIZE", 1)
+    if "RANK" in os.environ and (rank := _whole_number("RANK", 0, 0)) >= world > 1:
+        raise InputError(f"the environment variable RANK must be below WORLD_SIZE, {world}, got {rank}")
     if world > 1 and not (torch.cuda.is_available() or torch.xpu.is_available()):
         os.environ["ACCELERATE_USE_CPU"] = "true"  # or each process of torchrun would think it is alone
     waiting = [InitProcessGroupKwargs(timeout=timedelta(days=7))] if patient else []
+    fault = "bf16 cannot be switched on in this process any more" if is_initialized() else LAUNCHER_FAULT
     try:
         accelerator = Accelerator(mixed_precision="bf16" if bf16 else None, kwargs_handlers=waiting)
-    except ValueError as error:  # this process has one of another precision
-        raise InputError(f"bf16 cannot be switched on in this process any more: {one_line(error)}") from None
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{fault}: {one_line(error)}") from None
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
         raise InputError(
             "expected one process or data parallel processes: two networks that train in turn cannot share one "
