@@ -50,7 +50,8 @@ class Results(ABC):
         return self._render().export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
     def _render(self) -> Console:
-        console = Console(width=120, record=True, file=io.StringIO())
+        # In a notebook rich would display what is only rendered here.
+        console = Console(width=120, record=True, file=io.StringIO(), force_jupyter=False)
         for table in self._tables():
             console.print(table)
         return console
