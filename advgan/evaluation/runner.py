@@ -129,12 +129,20 @@ def relative_time(model: nn.Module, base: nn.Module, x: Tensor, rounds: int = 20
 
 
 def time_ratios(
-    attacks: Mapping[str, AttackFn], reference: AttackFn, x: Tensor, y: Tensor, *, batch_size: int, repeats: int = 5
+    attacks: Mapping[str, AttackFn],
+    reference: AttackFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    batch_size: int,
+    repeats: int = 5,
+    progress: Callable[[int], None] = lambda measured: None,
 ) -> dict[str, list[float]]:
     """Time of each attack over that of `reference` on the same batch, once for each of `repeats` rounds.
 
     x, y   images (n, c, h, w) and labels (n,), on the device of the attacks; a round takes one batch of `batch_size`,
            the next round the next one
+    progress   called with 1 after each attack of each round, the first one included
     A round runs the reference right before each attack, so that a load of the machine that changes slowly is in both
     times; an attack that is much faster is run several times. A round before them warms up. Raises InputError for no
     rounds.
@@ -150,6 +158,7 @@ def time_ratios(
         for name, attack in attacks.items():
             _, unit = timed(x.device, reference, images, labels)
             _, once = timed(x.device, attack, images, labels)
+            progress(1)
             if i == 0:
                 continue
             calls = min(max(round(unit / max(once, 1e-9)), 1), MOST_CALLS)

@@ -479,3 +479,31 @@ def test_a_targeted_generator_is_compared_toward_its_class_alone() -> None:
     ):
         with pytest.raises(InputError, match=message):  # before any other attack
             advgan.compare(model, x, y, {"fgsm": "fgsm", "mine": generator}, **settings)  # type: ignore[arg-type]
+
+
+def test_printing_results_in_a_notebook_displays_nothing_else(
+    model: nn.Module, images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = advgan.compare(model, *images, ["fgsm"], eps=0.15)
+    text, displayed = repr(results), []
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda *arguments: displayed.append(arguments))
+    assert repr(results) == text
+    assert "fgsm" in results._repr_html_()
+    assert not displayed
+
+
+def test_a_long_comparison_and_frontier_print_lines_without_a_terminal(
+    model: nn.Module,
+    images: tuple[Tensor, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("FIRST_LINE_SECONDS", "LINE_SECONDS"):
+        monkeypatch.setattr(f"advgan.core.progress.{name}", 0)
+    advgan.compare(model, *images, ["fgsm"], eps=0.15, progress=False)
+    assert capsys.readouterr().err == ""
+    advgan.frontier(model, *images, eps=0.15, entries="mifgsm", baselines=[], repeats=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("total: 0 of 2 results")
+    assert any(line.endswith("  time, eps 0.15 4/4") for line in lines)

@@ -32,6 +32,7 @@ from advgan.evaluation.result_cache import attack_rng
 from advgan.models.generator import Generator, check_no_generator
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
+from advgan.report.progress import result_progress
 from advgan.report.results import Results
 from advgan.report.study import print_cache_hits
 from advgan.report.table import terminal
@@ -101,6 +102,7 @@ def compare(
     classes: Sequence[str] | Mapping[int, str] | None = None,
     name: str = "model",
     survive: Sequence[str | Transform] = (),
+    progress: bool = True,
 ) -> CompareResults:
     """Attack images `x` of a classifier with each of the `attacks`, and recompute every metric from the results.
 
@@ -120,6 +122,7 @@ def compare(
         name: label of the model in the reports
         survive: transforms of the written images, names ("png", "jpeg:75", "resize-crop", "crop") or functions, after
             which success is reported too (`advgan.defenses.Transforms`); "all": the usual ones
+        progress: a progress bar on stderr, without a terminal a line every half minute
 
     An attack that raises, or violates the threat model, is a failed row: `row["status"]`. Raises InputError for images,
     labels, a model or attack names that cannot be used.
@@ -154,12 +157,16 @@ def compare(
             reason = attack.incompatibility(eps=threat.eps, norm=norm, y_target=y_target)
             if reason is not None:
                 raise InputError(f"{label}: {reason}")
-    results = [
-        _result(label, attack, cache, target, threat, y_target=y_target, seed=seed, only=only)
-        for label, attack in named.items()
-    ]
+    with result_progress(len(named), silent=not progress) as start_result:
+        results = [
+            _result(
+                label, attack, cache, target, threat,
+                y_target=y_target, seed=seed, only=only, progress=start_result(label, len(x)),
+            )
+            for label, attack in named.items()
+        ]  # fmt: skip
     settings = CompareSettings(tuple(named), threat.eps, norm, y_target, batch_size, seed, tuple(transforms.names))
-    description = target.describe("in memory") | {"name": type(model).__name__, "weights": "in memory"}
+    description = target.describe("images in memory") | {"name": type(model).__name__, "weights": "in memory"}
     generators = [describe_generator(g, label, name, None) for label, g in named.items() if isinstance(g, Generator)]
     report = {"environment": environment(settings), "target": description, "targets": [description]}
     report |= {"generators": generators, **summary(results, generators, k)}
@@ -193,18 +200,20 @@ def _result(
     y_target: int | None,
     seed: int,
     only: Generator | None,
+    progress: Callable[[int], None],
 ) -> Result:
     """The result of one attack, under its label; `only` as in `attack_function`."""
     if isinstance(attack, (str, Generator)):
         spec = parse_attack(attack if isinstance(attack, str) else "advgan")
         generator = attack if isinstance(attack, Generator) else only if spec.name == "advgan" else None
-        result = cache.run(spec, target, threat, y_target=y_target, seed=seed, generator=generator)
+        result = cache.run(spec, target, threat, y_target=y_target, seed=seed, generator=generator, progress=progress)
     else:
         result = evaluate(
             attack_function(label, attack, target.model, threat, y_target, seed),
             target.model, cache.x, cache.y, threat,
             name=label, target_name=target.label, seed=seed, y_target=y_target,
             batch_size=cache.batch_size, keep=cache.keep, clean=cache.clean(target), transforms=cache.transforms,
+            progress=progress,
         )  # fmt: skip
         result.row["access"] = _access(result.row)
     result.row["attack"] = label

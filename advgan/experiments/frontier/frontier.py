@@ -16,7 +16,7 @@ from advgan.attacks.common import frozen_eval
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.core.errors import InputError, note
 from advgan.core.json_files import check_int
-from advgan.core.threat_model import Norm, Threat
+from advgan.core.threat_model import Norm, Threat, eps_text
 from advgan.core.weights import device_of
 from advgan.data.split import attack_batch_size
 from advgan.evaluation.runner import time_columns, time_ratios
@@ -30,6 +30,7 @@ from advgan.experiments.comparison.compare import (
 )
 from advgan.experiments.frontier.budget_report import report, tables
 from advgan.models.generator import Generator
+from advgan.report.progress import StartResult, result_progress
 from advgan.report.results import Results
 
 REFERENCE = "fgsm"  # a budget is a time in units of this attack
@@ -91,6 +92,7 @@ def frontier(
     repeats: int = 5,
     seed: int = 0,
     name: str = "model",
+    progress: bool = True,
 ) -> FrontierResults:
     """Success against time: at which time budgets one of the `entries` is at least as strong as every baseline.
 
@@ -106,6 +108,7 @@ def frontier(
         repeats: rounds of timing; each runs FGSM right before each attack, on the same batch
         seed: seed of random attacks
         name: label of the model in the report
+        progress: as for `advgan.compare`
 
     Every adversarial example is verified, as by `advgan.compare`. Time is measured on the device of the model. Raises
     InputError as `advgan.compare`.
@@ -122,11 +125,12 @@ def frontier(
     if both := [label for label in ours if label in names]:
         raise InputError(f"expected entries that are not baselines, got {both[0]!r}")
     attacks: dict[str, Attack] = {**{attack: attack for attack in names}, **ours}
-    compared = compare(model, x, y, attacks, eps=eps, norm=norm, batch_size=batch_size, seed=seed, name=name)
+    settings: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "name": name, "progress": progress}
+    compared = compare(model, x, y, attacks, eps=eps, norm=norm, **settings)
     measured = compared.comparison.summary
     target, device = checked.model, device_of(checked.model)
     verified = {row["attack"] for row in measured["rows"] if row["status"] == "ok"}
-    with frozen_eval(target):
+    with frozen_eval(target), result_progress(1, silent=not progress) as start_result:
         functions: dict[str, AttackFn] = {
             label: attack_function(label, attack, target, threat, None, seed)
             for label, attack in attacks.items()
@@ -138,6 +142,7 @@ def frontier(
             ours=ours,
             batch_size=attack_batch_size(batch_size, x.shape[1:]),
             repeats=repeats,
+            start_result=start_result,
         )
     return FrontierResults({key: measured[key] for key in ("environment", "targets", "generators")} | timed)
 
@@ -165,14 +170,17 @@ def measure_frontier(
     ours: Collection[str],
     batch_size: int,
     repeats: int,
+    start_result: StartResult,
 ) -> dict[str, Any]:
     """Time the `attacks`, and rank them with their `results` (rows of results.json): a part of frontier.json.
 
     x, y   images (n, c, h, w) and labels (n,), on the device of the model
     ours   the names of the entries; the others are baselines
+    start_result   of `result_progress`, for the measurement of all times, as one result
     """
     reference = make_attack(REFERENCE, model, threat)
-    ratios = time_ratios(attacks, reference, x, y, batch_size=batch_size, repeats=repeats)
+    progress = start_result(f"time, eps {eps_text(threat.eps)}", (repeats + 1) * len(attacks))
+    ratios = time_ratios(attacks, reference, x, y, batch_size=batch_size, repeats=repeats, progress=progress)
     rows = [frontier_row(row, ratios.get(row["attack"]), row["attack"] in ours) for row in results]
     parts = segments([row for row in rows if row["time"] is not None])
     return {

@@ -195,6 +195,7 @@ def frontier_at(
         ours=ours,
         batch_size=study.batch_size,
         repeats=settings.repeats,
+        start_result=study.start_result,
     )
 
 
@@ -238,7 +239,7 @@ def note_unused(settings: Settings, trained: Sequence[LoadedGenerator]) -> None:
 def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat: Threat, classes: int) -> int:
     """Number of results at one eps, for the progress bar."""
     supported = [loaded for loaded in trained if loaded.generator.supports(threat)]
-    results = 2 + len(pgd40_references(threat.eps)) + len(supported)
+    results = 3 + len(pgd40_references(threat.eps)) + len(supported)  # with the measurement of times
     counted = {"fgsm", "ifgsm"}  # already, as is one pass
     results += len({*baselines_for(settings.baselines, classes)} - counted)
     results += sum(name != "advgan" for loaded in supported for name, _ in entries_of(loaded).values())
