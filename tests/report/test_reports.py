@@ -226,10 +226,10 @@ def test_summary_rows_are_at_the_end() -> None:
     assert [bool(other.summary_rows) for other in sections(SUMMARY)] == [False, True, False, False, False]
 
 
-def test_speed_is_relative_to_fgsm() -> None:
-    for rows, expected in ((SUMMARY["rows"], "0.05"), (SUMMARY["rows"][:2], "–")):
+def test_speed_is_relative_to_fgsm_where_it_was_measured() -> None:
+    for rows, expected in ((SUMMARY["rows"], "0.05"), (SUMMARY["rows"][:2], None)):
         minimal = next(table for table in sections({"rows": rows}) if "Minimum" in table.title)
-        assert dict(zip(minimal.headers, minimal.rows[0], strict=True))["speed vs FGSM"] == expected
+        assert dict(zip(minimal.headers, minimal.rows[0], strict=True)).get("speed vs FGSM") == expected
 
 
 def test_infinite_median() -> None:
