@@ -22,7 +22,7 @@ from advgan.core.files import atomic_write_dir, folder_path
 from advgan.core.inputs import array_as_tensor, check_range, check_tensor, check_whole, plain
 from advgan.core.json_files import check_int, check_keys, read_object
 from advgan.core.shipped import existing_or_shipped
-from advgan.core.threat_model import Norm, Threat, check_eps, squash_to_ball
+from advgan.core.threat_model import Norm, Threat, check_eps, eps_text, squash_to_ball
 from advgan.core.training_record import warn_unfinished
 from advgan.core.weights import build_and_load, device_of, read_checkpoint, write_checkpoint
 from advgan.models.config_card import config_card
@@ -343,7 +343,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         if norm not in (None, threat.norm):
             return f"the generator was trained for norm {threat.norm}, got {norm}"
         if eps > threat.eps * (1 + ROUNDING):
-            return f"this generator was trained for eps {threat.eps:.6g}, got the larger {eps:.6g}"
+            return f"this generator was trained for eps {eps_text(threat.eps)}, got the larger {eps_text(eps)}"
         if self.classes and y_target is not None and y_target not in self.target_classes:
             trained = f"0 to {self.classes - 1}"
             if not isinstance(self.target_classes, range):

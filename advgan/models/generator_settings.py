@@ -12,7 +12,7 @@ from advgan.classifiers.base import MAX_CLASSES
 from advgan.core.errors import InputError, listing
 from advgan.core.inputs import array_as_tensor
 from advgan.core.json_files import check_int
-from advgan.core.threat_model import check_eps
+from advgan.core.threat_model import check_eps, eps_text
 from advgan.core.weights import check_weights
 from advgan.models.networks import PatchNetwork, ResNetNetwork, UNet, XiaoNetwork
 from advgan.models.unrolled import UnrolledGradientNetwork
@@ -59,7 +59,7 @@ def check_settings(settings: Mapping[str, Any], *, guided: bool) -> None:
             raise InputError(f"{name} must be a number, got {number!r:.60}")
     check_eps(eps, settings["norm"])
     if eps_min is not None and not check_eps(eps_min, settings["norm"], "eps_min") < eps:
-        raise InputError(f"eps_min must be below eps {eps:.6g}, got {eps_min:.6g}")
+        raise InputError(f"eps_min must be below eps {eps_text(eps)}, got {eps_text(eps_min)}")
     if settings["universal"] and settings["labels"]:
         raise InputError(f"a universal perturbation cannot depend on the label, got labels {settings['labels']}")
     if settings["universal"] and guided:

@@ -58,7 +58,7 @@ def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, 
             if holder := acquire(output_dir):
                 raise InputError(
                     f"output directory {output_dir} is in use by {holder}: wait for its end, or choose another "
-                    "--output-dir"
+                    "directory"
                 )
             try:
                 sweep(output_dir)
@@ -101,8 +101,8 @@ def _check_unused(output_dir: Path, artefact: str, resume: bool | None, overwrit
     if existing and not resume and not overwrite:
         raise InputError(
             f"output directory {output_dir} already holds a {artefact} run: "
-            f"{'' if resume is None else 'continue it with --resume, '}"
-            "replace it with --overwrite, or choose another --output-dir"
+            f"{'' if resume is None else 'continue it with --resume (resume=True), '}"
+            "replace it with --overwrite (overwrite=True), or choose another directory"
         )
 
 
@@ -230,8 +230,8 @@ class RunDirectory:
     def raise_if_stopped(self, code: int, trained: Any) -> None:
         """Raise Interrupted or Terminated for a training stopped by a signal (exit code `code`)."""
         if code == Interrupted.code:
-            advice = "; resume=True continues" if self.directory else ""
-            raise Interrupted(f"stopped after step {self.record['step']} of {self.total}{advice}", trained)
+            advice = "resume=True continues" if self.directory else "the best model so far is `trained` of this error"
+            raise Interrupted(f"stopped after step {self.record['step']} of {self.total}; {advice}", trained)
         if code:
             raise Terminated(code)
 

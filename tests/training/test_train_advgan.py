@@ -279,7 +279,7 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(advgan, words, 
     run(advgan.main, advgan.Settings, words)
     made = (tmp_path / "generator" / "model.safetensors").read_bytes()
     for extra, message in (
-        ([], "already holds a generator run: continue it with --resume"),
+        ([], "already holds a generator run: continue it with --resume (resume=True), replace it with --overwrite"),
         (["--resume", "--eps", "0.2"], "but eps was 0.3, now 0.2"),
         (["--resume", "--width", "16"], "but width was 8, now 16"),
     ):

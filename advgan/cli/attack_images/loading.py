@@ -17,7 +17,7 @@ from advgan.cli.attack_images.settings import PairSettings, Settings
 from advgan.core.errors import InputError
 from advgan.core.imagenet import class_names
 from advgan.core.shipped import CLASSIFIERS, classifier_beside
-from advgan.core.threat_model import Threat
+from advgan.core.threat_model import Threat, eps_text
 from advgan.data.classes import find_class
 from advgan.data.model_input import ModelInput
 from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier, unwrap
@@ -82,7 +82,7 @@ def threat_of(settings: Settings, attack: AttackSpec, generator: Generator | Non
     """The ball of the attack; None for a minimum-norm attack. Raises InputError for one without a radius."""
     if attack.attack.kind != "bounded":
         if settings.eps is not None:
-            raise InputError(f"attack {attack.name} minimises the norm, expected no eps, got {settings.eps:.6g}")
+            raise InputError(f"attack {attack.name} minimises the norm, expected no eps, got {eps_text(settings.eps)}")
         if settings.norm is not None:
             norm = attack.attack.norm
             raise InputError(
