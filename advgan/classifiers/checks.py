@@ -17,6 +17,11 @@ DETERMINISM_TOL = 1e-4  # of two forwards, relative to the largest logit: a dete
 BATCH_DEPENDENCE_TOL = 0.05  # relative to the spread of the logits; int8 activations, scaled by the batch, differ less
 DETACHED = "its output is detached from its input: no_grad, detach, argmax, int8 or another runtime"
 ROUNDING_TOL = 2e-3  # the same for 32-bit arithmetic, also on a GPU
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.DataParallel)
+MODELESS = (  # packages
+    *("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.", "torchvision.transforms."),
+    "advgan.classifiers.adapters",
+)
 SINGLE_IMAGES = 5  # images that are evaluated in batches of one
 
 # Usual normalisations x -> (x - mean) / std, of 3 channels or 1.
@@ -63,7 +68,7 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) ->
         return model
     check_weights(model)
     model = with_hooks(model)
-    if any(getattr(module, "training", False) for module in model.modules()):
+    if in_training(model):
         warn(f"the model is in training mode{mode_dependent(model)} and is checked in eval mode: call model.eval()")
     with eval_mode(model):
         first = _forward(model, x)
@@ -294,10 +299,17 @@ def _outputs(model: Callable[[Tensor], Any], x: Tensor) -> Tensor | None:
     return outputs[torch.isfinite(outputs.reshape(len(x), -1)).all(1)]
 
 
+def in_training(model: nn.Module) -> list[nn.Module]:
+    """The modules of `model` in training mode, without those that compute the same in both modes: a container around
+    a model in eval mode, a normalisation in front of it, layers that were quantised after eval()."""
+    parts = [module for module in model.modules() if getattr(module, "training", False)]
+    return [part for part in parts if type(part) not in CONTAINERS and not type(part).__module__.startswith(MODELESS)]
+
+
 def mode_dependent(model: nn.Module) -> str:
     """The layers of a model that differ in training mode, for a message: " (BatchNorm2d, Dropout)"."""
-    kinds = {type(module).__name__ for module in model.modules() if getattr(module, "training", False)}
-    names = sorted(kind for kind in kinds - {"Normalize"} if "Norm" in kind or "Drop" in kind)
+    kinds = {type(module).__name__ for module in in_training(model)}
+    names = sorted(kind for kind in kinds if "Norm" in kind or "Drop" in kind)
     return f" ({', '.join(names[:3])})" if names else ""
 
 

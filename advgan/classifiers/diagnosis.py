@@ -19,6 +19,7 @@ from advgan.classifiers.checks import (
     check_no_probabilities,
     eval_mode,
     gradient_fault,
+    in_training,
     mode_dependent,
     normalisations,
 )
@@ -98,7 +99,7 @@ def check_model(
     finite = x.isfinite().flatten(1).all(1)
     device = device_of(model, x.device)
     x, y = x[finite].to(device), None if labels is None else labels[finite.cpu()].to(device)
-    if any(getattr(module, "training", False) for module in model.modules()):
+    if in_training(model):
         problems.append(Problem("training mode", f"model.training is True{mode_dependent(model)}", "call model.eval()"))
     if not len(x):
         return ModelReport(tuple(problems), None)

@@ -12,7 +12,7 @@ from advgan.attacks.common import check_classes, check_inputs, frozen_eval
 from advgan.attacks.registry import AttackerAccess, AttackFn, AttackKind
 from advgan.classifiers import BlackBox
 from advgan.classifiers.adapters import check_not_recorded, with_hooks
-from advgan.classifiers.checks import check_outputs, mode_dependent
+from advgan.classifiers.checks import check_outputs, in_training, mode_dependent
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
 from advgan.core.rejection import accepts, can_reject
@@ -167,7 +167,7 @@ def _check_arguments(
         raise InputError(
             "calls of a module with its own __call__ are not counted: model = check_target(model, x, classes)"
         )
-    if any(getattr(module, "training", False) for module in target.modules()):
+    if in_training(target):
         raise InputError(f"the target is in training mode{mode_dependent(target)}, expected target.eval()")
     if not len(x) or batch_size < 1:
         raise InputError(f"expected images and a batch size of at least 1, got {len(x)} and {batch_size}")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import Normalize
 
 from advgan.attacks import carlini_wagner, deepfool, fgsm, jsma, lbfgs, pgd, square
 from advgan.attacks.registry import make_attack, parse_attack
@@ -356,6 +357,23 @@ def test_training_mode_warns_and_raises(capsys: pytest.CaptureFixture[str]) -> N
     assert model.training
     with pytest.raises(InputError, match=r"in training mode \(Dropout\), expected target.eval\(\)"):
         row("fgsm", model)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        nn.DataParallel,
+        lambda model: nn.Sequential(Normalize([0.1], [2.0]), model),
+        lambda model: torch.ao.quantization.quantize_dynamic(nn.Sequential(model, nn.Linear(2, 2)).eval()),
+        lambda model: nn.Sequential(model, nn.Linear(2, 1).eval()),
+    ],
+)
+def test_modules_without_a_mode_around_a_model_in_eval_mode(around: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    model = around(Mean().eval())
+    assert any(module.training for module in model.modules())
+    model = check_target(model, X[:8], 2)
+    assert "training mode" not in capsys.readouterr().err
+    assert row("noise-sign", model)["n"] == len(X)
 
 
 @pytest.mark.parametrize("convert", [torch.jit.script, lambda m: torch.jit.freeze(torch.jit.script(m))])
