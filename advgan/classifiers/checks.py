@@ -280,12 +280,18 @@ def _forward(model: nn.Module, x: Tensor) -> Any:
         size = f"; it was made for {made_for}" if made_for not in (None, tuple(x.shape[1:])) else ""
         one_by_one = " one at a time" if len(x) == 1 else ""
         reason = one_line(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {one_line(error)}"
-        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {x.dtype}
-        if dtypes and "type" in reason:  # a linear layer names dtypes, a convolution "bias type (double)"
-            size += f"; its weights are {dtypes.pop()}, expected a model of float32 images: model.float()"
+        size += f"; {hint}" if (hint := dtype_hint(model, x, reason)) else ""
         raise InputError(
             f"the target cannot take images of shape {tuple(x.shape[1:])}{one_by_one}: {reason}{size}"
         ) from error
+
+
+def dtype_hint(model: nn.Module, x: Tensor, reason: str) -> str:
+    """The remedy of an error with this `reason` for images `x`, where the weights of `model` are of another dtype."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {x.dtype}
+    if not dtypes or "type" not in reason:  # a linear layer names dtypes, a convolution "bias type (double)"
+        return ""
+    return f"its weights are {dtypes.pop()}, expected a model of float32 images: model.float()"
 
 
 def _outputs(model: Callable[[Tensor], Any], x: Tensor) -> Tensor | None:

@@ -17,6 +17,7 @@ from advgan.classifiers.checks import (
     OutputFault,
     check_batch_independence,
     check_no_probabilities,
+    dtype_hint,
     eval_mode,
     gradient_fault,
     in_training,
@@ -24,7 +25,7 @@ from advgan.classifiers.checks import (
     normalisations,
 )
 from advgan.core.errors import InputError, listing, one_line
-from advgan.core.inputs import as_float_images, as_labels, range_fault
+from advgan.core.inputs import as_float_images, as_labels, described, range_fault
 from advgan.core.weights import check_weights, device_of
 
 BATCH = 100  # images in a forward pass
@@ -144,7 +145,8 @@ def _output_problems(model: nn.Module, x: Tensor, buffers: Mapping[str, tuple[Te
             model, first = ContainedLogits(model), logits_of(first)
         second = model(x.clone())
     except Exception as error:  # whatever a user's model raises
-        return [Problem("no output", f"model(x) raises {type(error).__name__}: {one_line(error)}", "see the error")]
+        measured = f"model(x) raises {type(error).__name__}: {one_line(error)}"
+        return [Problem("no output", measured, dtype_hint(model, x, str(error)) or "see the error")]
     problems = []
     if changed := [k for k, (a, before) in buffers.items() if not (torch.equal(a, before) or before.isnan().any())]:
         remedy = "change no buffer in eval mode: an attack on a model that changes is a failed row"
@@ -160,8 +162,7 @@ def _output_problems(model: nn.Module, x: Tensor, buffers: Mapping[str, tuple[Te
         or len(first) != len(x)
         or not first.is_floating_point()
     ):
-        kind = type(first).__name__ if not isinstance(first, Tensor) else f"{first.dtype} {tuple(first.shape)}"
-        return [*problems, Problem("no logits", f"model(x) is {kind}", "return float logits (n, classes)")]
+        return [*problems, Problem("no logits", f"model(x) is {described(first)}", "return float logits (n, classes)")]
     if not torch.isfinite(first).all():
         count = int((~torch.isfinite(first.reshape(len(x), -1)).all(1)).sum())
         return [*problems, _not_finite(count, len(x))]

@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from fractions import Fraction
 from numbers import Integral, Real
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from advgan.core.errors import InputError
 
+INTEGERS = (torch.int16, torch.int32, torch.int64)  # that may hold 8-bit pixels
 OVERSHOOT = 0.1  # of pixels beyond [0, 1]: a bicubic filter of contrasts within [0, 1] exceeds them by less
 ROUNDING = 1e-3  # tolerance of the sum of probabilities: some services print three digits
 
@@ -32,8 +33,8 @@ def check_shape(x: Tensor) -> None:
     if x.dtype != torch.float32 or x.ndim != 4:
         hint = ""
         if x.ndim == 3:
-            hint = ": x[None] is a batch of one image"
-        elif x.ndim == 4 and x.dtype == torch.uint8:
+            hint = ": x[None] is a batch of one image" if len(x) in (1, 3, 4) else ": grey images? x[:, None]"
+        elif x.ndim == 4 and (x.dtype == torch.uint8 or (x.dtype in INTEGERS and len(x) and 1 < x.max() <= 255)):
             hint = ": x.float() / 255"
         elif x.ndim == 4 and x.is_floating_point():
             hint = ": x.float()"
@@ -141,7 +142,7 @@ def _number(label: Any) -> Any:
 def check_columns(logits: Any) -> None:
     """Raise InputError unless `logits` are a float tensor (n, k) with k >= 2."""
     if not isinstance(logits, Tensor):
-        raise InputError(f"the target must return a tensor of logits, got {type(logits).__name__}")
+        raise InputError(f"the target must return a tensor of logits, got {described(logits)}")
     shape = tuple(logits.shape)
     if (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) and logits.is_floating_point():
         raise InputError(
@@ -152,6 +153,22 @@ def check_columns(logits: Any) -> None:
         raise InputError(f"the target must return logits, got {logits.dtype} (predicted labels?)")
     if len(shape) != 2 or shape[1] < 2:
         raise InputError(f"the target must return logits of shape (n, classes), got {shape}")
+
+
+def described(output: Any) -> str:
+    """The type of a model's output; of a tensor its dtype and shape, of a container those of the tensors in it."""
+    if isinstance(output, Tensor):
+        return f"{output.dtype} {tuple(output.shape)}"
+    name = type(output).__name__
+    entries = (
+        output.items()
+        if isinstance(output, Mapping)
+        else enumerate(output)
+        if isinstance(output, (tuple, list))
+        else ()
+    )
+    parts = [f"[{key!r}] {tuple(part.shape)}" for key, part in entries if isinstance(part, Tensor)]
+    return f"{name} with {', '.join(parts[:4])}" if parts else name
 
 
 def predicted(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,6 +201,10 @@ def check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
     hint = ""
     if isinstance(value, torch.utils.data.DataLoader):
         hint = ": one batch of it, x, y = next(iter(loader))"
+    elif isinstance(value, torch.utils.data.Dataset):
+        hint = ": a batch of it, x, y = next(iter(DataLoader(dataset, 1000)))"
+    elif isinstance(value, (list, tuple)) and value and all(isinstance(part, Tensor) for part in value):
+        hint = f": torch.{'cat' if value[0].ndim == 4 else 'stack'}({'x' if name == 'images' else name})"
     elif array or (name != "images" and isinstance(value, (list, tuple))):
         hint = f": {conversion}"
     elif hasattr(value, "__array_interface__") or isinstance(value, (list, tuple)):

@@ -79,9 +79,9 @@ def test_an_exported_module_needs_check_target() -> None:
 
 
 def test_other_containers_are_refused() -> None:
-    with pytest.raises(InputError, match="must return a tensor of logits, got dict"):
+    with pytest.raises(InputError, match=r"must return a tensor of logits, got dict with \['out'\] \(8, 3\)$"):
         check_target(Colour(lambda z: {"out": z}).eval(), X[:8])
-    with pytest.raises(InputError, match="must return a tensor of logits, got tuple"):
+    with pytest.raises(InputError, match=r"must return a tensor of logits, got tuple with \[0\] \(8, 3\), \[1\]"):
         check_target(Colour(lambda z: (z, z)).eval(), X[:8])
 
 

@@ -142,6 +142,10 @@ def test_exceptions_and_non_finite_logits_are_reported(images: tuple[Tensor, Ten
     assert "model(x) of 72 images raises ValueError: refused" in repr(report)
     report = advgan.check_model(Limited(finite=30).eval(), x, y)
     assert [(p.name, p.measured) for p in report.problems] == [("not finite", "NaN or infinity for 42 of 72 images")]
+    report = advgan.check_model(nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 9)).half().eval(), x, y)
+    assert "its weights are torch.float16, expected a model of float32 images: model.float()" in repr(report)
+    report = advgan.check_model(Prototypes(change=lambda z, x: {"out": z}).eval(), x, y)
+    assert "no logits: model(x) is dict with ['out'] (8, " in repr(report)
     fewer = Prototypes(change=lambda z, x: z[:3]).eval()
     assert [problem.name for problem in advgan.check_model(fewer, x, y).problems] == ["no logits"]
 
