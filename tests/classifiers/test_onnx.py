@@ -202,6 +202,13 @@ def test_independent_probabilities_raise(tmp_path: Path) -> None:
         load_classifier(write_multi_output_model(tmp_path / "it.onnx", {"y": "Sigmoid"}))
 
 
+def test_scores_without_a_batch_for_one_image_raise(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"scores of shape \(1, 3\) for one image, got \(1,\) \(a squeeze\(\) that drops"
+    ):
+        load_classifier(write_multi_output_model(tmp_path / "it.onnx", {"y": "Squeeze"}))
+
+
 def test_batch_dependent_scores_raise(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),

@@ -72,6 +72,11 @@ def _output_conversion(scores: Scores, x: Tensor, path: str) -> tuple[Scores, in
             f"{path} must return, for {len(x)} images, scores of shape ({len(x)}, classes), got "
             f"{tuple(sample_scores.shape)}"
         )
+    if (single := tuple(scores(x[:1]).shape)) != (1, *sample_scores.shape[1:]):
+        raise InputError(
+            f"{path} must return scores of shape {(1, *sample_scores.shape[1:])} for one image, got {single} (a "
+            "squeeze() that drops the batch?)"
+        )
     to_probabilities, k = _conversion(scores, sample_scores, x)
     if torch.isfinite(sample_scores).all():
         check_batch_of(lambda images: to_probabilities(scores(images)), x, path)
