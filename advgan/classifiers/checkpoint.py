@@ -21,7 +21,7 @@ from advgan.core.files import atomic_write_dir, folder_path
 from advgan.core.json_files import check_int, check_keys, read_object, sealed
 from advgan.core.random_state import float32_default
 from advgan.core.training_record import warn_unfinished
-from advgan.core.weights import M, write_checkpoint
+from advgan.core.weights import M, dense, write_checkpoint
 
 
 def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[str, Any] | None = None) -> None:
@@ -187,7 +187,7 @@ def _bytes_of(value: Any) -> bytes:
         zero_point = value.q_zero_point() if per_tensor else value.q_per_channel_zero_points()
         scale = value.q_scale() if per_tensor else value.q_per_channel_scales()
         return b";".join(_bytes_of(part) for part in (value.int_repr(), scale, zero_point))
-    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return dense(value.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def check_config(config: Any, where: str) -> None:

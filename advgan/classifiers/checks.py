@@ -58,6 +58,8 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) ->
     Raises InputError if it does not accept the images, returns no logits or probabilities, depends on the batch, or is
     random in eval mode without a module that declares it (attribute `random`, as of a defense).
     """
+    if not isinstance(model, BlackBox):
+        check_weights(model)
     check_images(x)
     if not len(x):
         raise InputError("expected a few images to check the target on, got none")
@@ -66,7 +68,6 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) ->
             raise InputError(f"{model.name} has {model.num_classes} classes, expected {num_classes}")
         check_batch_of(model.query, x, model.name)
         return model
-    check_weights(model)
     model = with_hooks(model)
     if in_training(model):
         warn(f"the model is in training mode{mode_dependent(model)} and is checked in eval mode: call model.eval()")

@@ -26,7 +26,7 @@ from advgan.classifiers.checks import (
 )
 from advgan.core.errors import InputError, listing, one_line
 from advgan.core.inputs import as_float_images, as_labels, described, range_fault
-from advgan.core.weights import check_weights, device_of
+from advgan.core.weights import check_weights, dense, device_of
 
 BATCH = 100  # images in a forward pass
 MIN_GAIN = 0.2  # of accuracy, by which a change of images or classes shows a fault
@@ -148,7 +148,8 @@ def _output_problems(model: nn.Module, x: Tensor, buffers: Mapping[str, tuple[Te
         measured = f"model(x) raises {type(error).__name__}: {one_line(error)}"
         return [Problem("no output", measured, dtype_hint(model, x, str(error)) or "see the error")]
     problems = []
-    if changed := [k for k, (a, before) in buffers.items() if not (torch.equal(a, before) or before.isnan().any())]:
+    values = {name: (dense(buffer), dense(before)) for name, (buffer, before) in buffers.items()}
+    if changed := [k for k, (a, before) in values.items() if not (torch.equal(a, before) or before.isnan().any())]:
         remedy = "change no buffer in eval mode: an attack on a model that changes is a failed row"
         problems.append(Problem("changing state", f"model(x) changes {listing(changed, 3)}", remedy))
     if not torch.equal(x_copy, x):

@@ -6,6 +6,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from advgan.core.weights import dense
+
 PARTS = ("_modules", "_parameters", "_buffers")
 FORWARD = ("forward", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -113,4 +115,5 @@ def _selected(parts: dict[nn.Module, dict[str, Any]], kinds: tuple[str, ...]) ->
 def _equal(after: Tensor | None, before: Tensor | None) -> bool:
     if after is None or before is None:
         return after is before
+    after, before = dense(after), dense(before)
     return after.shape == before.shape and after.device == before.device and bool(torch.equal(after, before))

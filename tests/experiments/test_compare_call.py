@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import advgan
 from advgan import Generator, InputError, Threat
 from advgan.attacks import fgsm, make_attack
+from advgan.classifiers.checkpoint import fingerprint
 from advgan.core.config import run
 from advgan.evaluation import evaluate
 from advgan.experiments.comparison import run as compare
@@ -323,7 +324,10 @@ MODELS: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
         r"logits of shape \(3,\) for one image, expected \(1, 3\)",
     ),
     "a lazy layer": (lambda m: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "no weights yet in 1.weight"),
-    "no values": (lambda m: nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).to("meta"), "on the device meta"),
+    "no values": (
+        lambda m: nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).to("meta"),
+        "model's weights are on the device meta",
+    ),
     "no logits at all": (lambda m: changed(m, lambda z: z[:, :0]), r"of shape \(n, classes\), got \(8, 0\)"),
     "other weights": (lambda m: copy.deepcopy(m).double(), "weights are torch.float64, expected .* model.float()"),
     "other weights of a convolution": (
@@ -339,6 +343,40 @@ MODELS: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
         r"has accuracy 33%.* and 100% after \[0, 255\] normalisation",
     ),
 }
+
+
+@pytest.mark.parametrize("call", [advgan.compare, advgan.fit, advgan.check_model])
+def test_meta_as_default_device_is_named(call: Any, model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    arguments = (model, (x, y)) if call is advgan.fit else (model, x, y)
+    more = {advgan.fit: {"eps": 0.1}, advgan.compare: {"attacks": ["fgsm"], "eps": 0.1}}.get(call, {})
+    with torch.device("meta"):
+        for run in (
+            lambda: call(*arguments, **more),
+            lambda: Generator.from_pretrained("checkpoints/mnist-c-generator"),
+        ):
+            with pytest.raises(InputError, match=r"default device is meta, .*: torch.set_default_device\('cpu'\)"):
+                run()
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "nested"])
+def test_buffers_of_other_layouts_are_compared_and_hashed(
+    layout: str, model: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    def buffer(value: float) -> Tensor:
+        if layout == "nested":
+            return torch.nested.nested_tensor([torch.ones(2), torch.full((3,), value)])
+        return (value * torch.eye(3)).to_sparse(layout=getattr(torch, f"sparse_{layout}"))
+
+    digests = []
+    for value in (1.0, 1.0, 2.0):
+        with_buffer = nn.Sequential(copy.deepcopy(model)).eval()
+        with_buffer.register_buffer("more", buffer(value))
+        assert not [problem for problem in advgan.check_model(with_buffer, *images).problems if "state" in problem.name]
+        (row,) = advgan.compare(with_buffer, *images, ["fgsm"], eps=0.1).rows
+        assert row["status"] == "ok"
+        digests.append(fingerprint(with_buffer))
+    assert digests[0] == digests[1] != digests[2]
 
 
 @pytest.mark.parametrize("kind", MODELS)
