@@ -71,9 +71,14 @@ def check_trainable(model: nn.Module) -> None:
 
 def write_weights(tensors: Mapping[str, Tensor], path: Path, *, config: Mapping[str, Any] | None = None) -> None:
     """Write `tensors` as .safetensors, with the SHA-256 of them all in its metadata, and that of the JSON object
-    `config` it (a config.json), where there is one.
+    `config` it (a config.json), where there is one. Tensors that share memory (tied weights) are written once each.
     """
-    tensors_on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    tensors_on_cpu: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        tensors_on_cpu[name] = value.clone() if value.untyped_storage().data_ptr() in written else value
+        written.add(value.untyped_storage().data_ptr())
     metadata = {"format": "pt", "sha256": digest(tensors_on_cpu)}
     if config is not None:
         metadata["config_sha256"] = object_digest(config)

@@ -56,9 +56,9 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
             copied: Any = copy.deepcopy(guide)
     except Exception as error:  # of anybody's class
         raise InputError(f"the guide {type(guide).__name__} cannot be copied ({one_line(error)})") from error
-    if others := [name for name, value in copied.state_dict().items() if not isinstance(value, Tensor)]:
+    if others := [name for name, value in copied.state_dict().items() if not _is_dense(value)]:
         raise InputError(
-            f"the guide {type(guide).__name__} has a state that is no tensor ({listing(others, 3)}), which no "
+            f"the guide {type(guide).__name__} has a state that is no dense tensor ({listing(others, 3)}), which no "
             "checkpoint can hold: expected float weights (a quantised model?)"
         )
     if isinstance(copied, ExternalClassifier):
@@ -69,6 +69,10 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
     check_shape(shape, "image_shape of the guide must be (1 or 3, h, w)")
     copied = Scripted(copied) if is_recorded(copied) else copied
     return wrap_external(copied.eval(), type(guide).__name__, tuple(shape), classes=classes_of(guide))
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
 
 
 def check_guide(guide: Any, *, external: bool = False) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from advgan import Generator, InputError
+from advgan import Generator, InputError, fit
 from advgan.attacks.registry import make_attack
 from advgan.classifiers import BlackBox, build_target, load_target
 from advgan.core.threat_model import Threat
@@ -131,10 +131,22 @@ def test_guides_that_cannot_be_used_are_refused():
         def get_extra_state(self) -> int:
             return 3
 
-    with pytest.raises(
-        InputError, match=r"has a state that is no tensor \(_extra_state\), which no checkpoint can hold"
-    ):
+    with pytest.raises(InputError, match=r"no dense tensor \(_extra_state\), which no checkpoint can hold"):
         Generator(guide=WithState(), image_shape=SHAPE)
+    sparse = net()
+    sparse.register_buffer("mask", torch.eye(3).to_sparse())
+    with pytest.raises(InputError, match=r"has a state that is no dense tensor \(mask\), which no checkpoint can hold"):
+        Generator(guide=sparse, image_shape=SHAPE)
+
+
+def test_a_guide_of_tied_weights_is_saved_and_resumed(tmp_path):
+    model, x = net().eval(), torch.rand(24, *SHAPE)
+    model.register_parameter("again", model.head.weight)
+    settings = {"eps": 0.1, "guide": True, "batch_size": 8, "output_dir": tmp_path, "validate_every": 1}
+    fit(model, x, max_steps=1, **settings)
+    generator = fit(model, x, max_steps=2, resume=True, **settings)
+    loaded = Generator.from_pretrained(tmp_path, guide=model)
+    assert torch.equal(loaded.perturb(x), generator.perturb(x))
 
 
 def test_a_guide_of_torchscript_is_saved_and_loaded(tmp_path):
