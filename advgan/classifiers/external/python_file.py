@@ -128,12 +128,12 @@ def _check_model(model: nn.Module, name: str) -> None:
             f"image_shape of the model of {name} must be three positive ints (channels, height, width), got "
             f"{reprlib.repr(shape)}"
         )
-    named = isinstance(classes, Sequence) and not isinstance(classes, str) and all(isinstance(c, str) for c in classes)
     names = not (isinstance(classes, int) or callable(classes))  # else their number, or a layer
-    if classes is not None and names and not (named or (isinstance(classes, str) and classes == IMAGENET)):
+    named = classes_of(model) is not None or (isinstance(classes, str) and classes == IMAGENET)
+    if classes is not None and names and not named:
         raise InputError(
-            f"classes of the model of {name} must be a sequence of str, as many as it has logits, or {IMAGENET!r}, "
-            f"got {reprlib.repr(classes)}"
+            f"classes of the model of {name} must be a list of str, or a dict from 0 on, as many as it has logits, or "
+            f"{IMAGENET!r}, got {reprlib.repr(classes)}"
         )
     check_weights(model)
 
