@@ -183,9 +183,16 @@ def is_softmax(outputs: Tensor) -> bool:
     return len(outputs) >= 4 and bool(outputs.min() >= 0) and bool((outputs.float().sum(1) - 1).abs().max() < ROUNDING)
 
 
+def check_default_device() -> None:
+    """Raise InputError where new tensors would hold no values."""
+    if torch.empty(0).is_meta:  # torch.get_default_device() fails below two devices in torch < 2.10
+        raise InputError("torch's default device is meta, without values: torch.set_default_device('cpu')")
+
+
 def check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
     """Raise InputError for a `value` called `name` that is no tensor of values in memory; `conversion`: code that
     converts an array."""
+    check_default_device()
     if isinstance(value, Tensor):
         if value.is_meta:
             raise InputError(f"{name} must be {expected}, got a tensor on the device meta, which holds no values")

@@ -35,9 +35,7 @@ def device_of(model: nn.Module, default: torch.device | None = None) -> torch.de
 
 def check_weights(model: nn.Module) -> None:
     """Raise InputError for a model that has no weights yet: of a lazy layer, or on the device meta; and for one made
-    under inference_mode, whose weights cannot be frozen and passed by a gradient. And where meta is the default device
-    of torch: new tensors would hold no values."""
-    _check_default_device()
+    under inference_mode, whose weights cannot be frozen and passed by a gradient."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise InputError(
@@ -48,11 +46,6 @@ def check_weights(model: nn.Module) -> None:
             raise InputError(f"the model's weights are on the device meta, without values ({name}): load them first")
         if tensor.is_inference():
             raise InputError(f"the model was made under torch.inference_mode ({name}): make or load it outside of it")
-
-
-def _check_default_device() -> None:
-    if torch.empty(0).is_meta:  # torch.get_default_device() fails below two devices in torch < 2.10
-        raise InputError("torch's default device is meta, without values: torch.set_default_device('cpu')")
 
 
 def dense(tensor: Tensor) -> Tensor:
@@ -155,7 +148,6 @@ def build_and_load(build: Callable[[], M], tensors: Mapping[str, Tensor], file: 
     """`build()` with the weights `tensors` from `file`. Names and shapes are compared before any memory is taken for
     the model, whatever sizes a config.json has. Raises InputError where they differ.
     """
-    _check_default_device()
     with torch.device("meta"), _NoRandomInit():
         expected = build()
     if problems := mismatch(expected, tensors):

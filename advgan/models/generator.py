@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from advgan.core.errors import InputError, listing, one_line
 from advgan.core.files import atomic_write_dir, folder_path
-from advgan.core.inputs import array_as_tensor, check_range, check_tensor, check_whole, plain
+from advgan.core.inputs import array_as_tensor, check_default_device, check_range, check_tensor, check_whole, plain
 from advgan.core.json_files import check_int, check_keys, read_object
 from advgan.core.shipped import existing_or_shipped
 from advgan.core.threat_model import Norm, Threat, check_eps, eps_text, squash_to_ball
@@ -421,6 +421,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         A generator whose training was not finished is named on stderr. Raises InputError for a checkpoint that is not
         there, damaged, or of another architecture, and where guide or network are needed and not given, or others.
         """
+        check_default_device()
         name = str(source)
         folder = _download(name, hub) if name.startswith("hf://") else existing_or_shipped(Path(source))
         folder = generator_folder(folder)
