@@ -100,6 +100,19 @@ def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def kept_gradients(model: nn.Module) -> Iterator[None]:
+    """A block after which the gradients of the weights of `model` are as before, also where it calls `backward()`."""
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    try:
+        for parameter in gradients:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+
+
 @dataclass(frozen=True)
 class AttackProblem:
     """An attack's classifier, images `x` (n, c, h, w), labels `y` (n,), target classes (n,), ball and loss."""

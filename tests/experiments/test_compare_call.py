@@ -111,6 +111,12 @@ def test_functions_get_the_settings_that_they_have_an_argument_for(
         def __call__(self, x: Tensor, y: Tensor, norm: str = "l2", *, eps: float = 0.01) -> Tensor:
             return fgsm(model, x, y, eps=eps, norm=norm)  # type: ignore[arg-type]
 
+    def textbook(x: Tensor, y: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        nn.functional.cross_entropy(model(x), y).backward()
+        assert x.grad is not None
+        return (x + 0.15 * x.grad.sign()).clamp(0, 1).detach()
+
     class Module(nn.Module):
         def forward(self, x: Tensor, y: Tensor, eps: float = 0.01) -> Tensor:
             return fgsm(model, x, y, eps=eps)
@@ -124,16 +130,21 @@ def test_functions_get_the_settings_that_they_have_an_argument_for(
         "object": Bound(),
         "own options": lambda model, x, y=None, steps=1, eps=0.01: fgsm(model, x, y, eps=eps),
         "module": Module(),
+        "textbook": textbook,
         "any": lambda *inputs, **options: fgsm(model, *inputs, eps=0.15),
         "any options": lambda model, x, y, **options: fgsm(model, x, y, eps=options["eps"], norm=options["norm"]),
     }
     rows = advgan.compare(model, *images, attacks, eps=0.15).rows
     assert [(row["status"], row["l2_mean"]) for row in rows] == [("ok", rows[0]["l2_mean"])] * len(attacks)
+    assert all(parameter.grad is None for parameter in model.parameters())
     targeted: dict[str, Any] = {"own class": lambda x, y: x, "a class": lambda x, y, y_target: x + 0 * y_target.sum()}
     assert {row["status"] for row in advgan.compare(model, *images, targeted, eps=0.1, y_target=1).rows} == {"ok"}
 
 
-@pytest.mark.parametrize("attack", [lambda x: x, lambda model, x: x, lambda model, x, y, steps: x, lambda eps: eps])
+@pytest.mark.parametrize(
+    "attack",
+    [lambda x: x, lambda model, x: x, lambda model, x, y, steps: x, lambda eps: eps, lambda x, y, *, epsilons: x],
+)
 def test_functions_of_other_arguments_are_refused(attack: Any, model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(InputError, match=r"expected \(x, y\) or \(model, x, y\)"):
         advgan.compare(model, *images, {"own": attack}, eps=0.1)

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from torch import Tensor, nn
 
 from advgan.analysis.summary import summary
+from advgan.attacks.common import kept_gradients
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.classifiers import BlackBox, check_target
 from advgan.classifiers.adapters import as_module
@@ -245,7 +246,7 @@ def own_attack(
     label: str, attack: Callable[..., Tensor], model: nn.Module, threat: Threat, y_target: int | None, seed: int
 ) -> AttackFn:
     """A function as (x, y) -> x_adv, called with those of the settings eps, norm, rng and y_target that its signature
-    has, at any place in it.
+    has, at any place in it. The gradients of the weights are afterwards as before: most write loss.backward().
 
     Besides them it takes (x, y), or (model, x, y) where the first argument is called model, or three have no default;
     `**kwargs` of the latter are all settings. Raises InputError for other arguments, for a `y_target` that a function
@@ -263,10 +264,12 @@ def own_attack(
     inputs = [p for p in places if p.name not in (*settings, "y_target")]
     of_model = bool(inputs) and (inputs[0].name == "model" or sum(p.default is p.empty for p in inputs) > 2)
     n, required = 2 + of_model, sum(p.default is p.empty for p in inputs)
+    others = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in (*settings, "y_target")]
+    required += sum(p.default is p.empty for p in others)
     if required > n or (len(inputs) < n and inspect.Parameter.VAR_POSITIONAL not in kinds):
         raise InputError(
-            f"attack {label} has the arguments ({', '.join(names)}), expected (x, y) or (model, x, y), and besides "
-            "them any of eps, norm, rng, y_target"
+            f"attack {label} has the arguments ({', '.join(p.name for p in parameters)}), expected (x, y) or "
+            "(model, x, y), and besides them any of eps, norm, rng, y_target"
         )
     if of_model and inspect.Parameter.VAR_KEYWORD in kinds:
         names |= {*settings, "y_target"}
@@ -279,7 +282,8 @@ def own_attack(
         values = settings if y_target is None else settings | {"y_target": torch.full_like(y, y_target)}
         images = iter((model, x, y) if of_model else (x, y))
         arguments = [values[name] if name in values else next(images) for name in before]
-        return attack(*arguments, *images, **{key: values[key] for key in values if key in names - set(before)})
+        with kept_gradients(model):
+            return attack(*arguments, *images, **{key: values[key] for key in values if key in names - set(before)})
 
     return run
 
