@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advgan.classifiers.base import ImageShape
 from advgan.core.errors import InputError
 from advgan.core.inputs import ROUNDING, check_columns, is_softmax
-from advgan.core.weights import device_of
+from advgan.core.weights import device_of, dtype_hint
 
 OutputKind = Literal["probabilities", "labels"]
 Predict = Callable[[Tensor], Any]  # images (n, c, h, w) -> probabilities (n, k) or labels (n,), a tensor or an array
@@ -92,7 +92,12 @@ class BlackBox(nn.Module):
 
         def predict(x: Tensor) -> Tensor:
             device = device_of(model, x.device)
-            logits: Tensor = model(x.to(device))
+            try:
+                logits: Tensor = model(x.to(device))
+            except RuntimeError as error:
+                if hint := dtype_hint(model, x, str(error)):
+                    raise InputError(f"the model in the black box takes no float32 images: {hint}") from error
+                raise
             check_columns(logits)
             if is_softmax(logits):
                 raise InputError(

@@ -11,7 +11,7 @@ from advgan.classifiers.adapters import BinaryLogit, ContainedLogits, image_shap
 from advgan.classifiers.black_box import BlackBox
 from advgan.core.errors import InputError, one_line, warn
 from advgan.core.inputs import check_columns, check_images
-from advgan.core.weights import check_weights
+from advgan.core.weights import check_weights, dtype_hint
 
 DETERMINISM_TOL = 1e-4  # of two forwards, relative to the largest logit: a deterministic model differs by rounding
 BATCH_DEPENDENCE_TOL = 0.05  # relative to the spread of the logits; int8 activations, scaled by the batch, differ less
@@ -285,14 +285,6 @@ def _forward(model: nn.Module, x: Tensor) -> Any:
         raise InputError(
             f"the target cannot take images of shape {tuple(x.shape[1:])}{one_by_one}: {reason}{size}"
         ) from error
-
-
-def dtype_hint(model: nn.Module, x: Tensor, reason: str) -> str:
-    """The remedy of an error with this `reason` for images `x`, where the weights of `model` are of another dtype."""
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {x.dtype}
-    if not dtypes or "type" not in reason:  # a linear layer names dtypes, a convolution "bias type (double)"
-        return ""
-    return f"its weights are {dtypes.pop()}, expected a model of float32 images: model.float()"
 
 
 def _outputs(model: Callable[[Tensor], Any], x: Tensor) -> Tensor | None:

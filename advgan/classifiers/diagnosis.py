@@ -17,7 +17,6 @@ from advgan.classifiers.checks import (
     OutputFault,
     check_batch_independence,
     check_no_probabilities,
-    dtype_hint,
     eval_mode,
     gradient_fault,
     in_training,
@@ -26,7 +25,7 @@ from advgan.classifiers.checks import (
 )
 from advgan.core.errors import InputError, listing, one_line
 from advgan.core.inputs import as_float_images, as_labels, described, range_fault
-from advgan.core.weights import check_weights, dense, device_of
+from advgan.core.weights import check_weights, dense, device_of, dtype_hint
 
 BATCH = 100  # images in a forward pass
 MIN_GAIN = 0.2  # of accuracy, by which a change of images or classes shows a fault

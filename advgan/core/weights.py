@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from advgan.core.errors import InputError, one_line
+from advgan.core.errors import InputError, listing, one_line
 from advgan.core.files import check_downloaded
 from advgan.core.json_files import object_digest
 from advgan.core.random_state import float32_default
@@ -48,6 +48,14 @@ def check_weights(model: nn.Module) -> None:
             raise InputError(f"the model was made under torch.inference_mode ({name}): make or load it outside of it")
 
 
+def dtype_hint(model: nn.Module, x: Tensor, reason: str) -> str:
+    """The remedy of an error with this `reason` for images `x`, where the weights of `model` are of another dtype."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {x.dtype}
+    if not dtypes or "type" not in reason:  # a linear layer names dtypes, a convolution "bias type (double)"
+        return ""
+    return f"its weights are {dtypes.pop()}, expected a model of float32 images: model.float()"
+
+
 def dense(tensor: Tensor) -> Tensor:
     """The values of a tensor of any layout: a sparse one in full, the parts of a nested one in a row."""
     if tensor.is_nested:
@@ -56,8 +64,15 @@ def dense(tensor: Tensor) -> Tensor:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Raise InputError as `check_weights`, and for a model that is frozen or has no weights."""
+    """Raise InputError as `check_weights`, and for what is no module, frozen, without weights, or has a state that is
+    no tensor, as a quantised one has."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected an nn.Module to train, got {type(model).__name__}")
     check_weights(model)
+    if others := [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]:
+        raise InputError(
+            f"{type(model).__name__} has a state that is no tensor ({listing(others, 3)}): a quantised model?"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"{type(model).__name__} has no trainable parameters: requires_grad_(True)")
 

@@ -26,11 +26,11 @@ from torch.utils.tensorboard import SummaryWriter
 import advgan.bridges  # noqa: F401 - registers the names of other libraries' attacks
 import advgan.training as training
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
-from advgan.classifiers import fingerprint
+from advgan.classifiers import BlackBox, fingerprint
 from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.field_docs import documented
-from advgan.core.inputs import check_types
+from advgan.core.inputs import check_columns, check_types
 from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm, Threat
 from advgan.core.weights import device_of
@@ -38,7 +38,7 @@ from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.sources import as_split, note_shared
 from advgan.data.split import attack_batch_size
-from advgan.defenses import attack_view, load_classifier, parse_classifier
+from advgan.defenses import attack_view, load_classifier, parse_classifier, unwrap
 from advgan.defenses.detection import (
     BinaryDetector,
     Detector,
@@ -152,6 +152,8 @@ def train_detector(
         clean = as_split(validation, "validation").split
         if isinstance(clean, Stream):
             raise InputError("validation must be images with a length, got a stream")
+        if not isinstance(unwrap(classifier), BlackBox):  # whose queries have a price
+            check_columns(predict(classifier, next(clean.first(2).batches(2))[0]))
         detector = untrained_detector(config, clean.image_shape, discriminator).to(device)
         named = named_attacks(attacks, classifier, config)
         if config.kind == "binary":

@@ -32,7 +32,6 @@ from advgan.classifiers import build_target, save_target
 from advgan.core.config import Real
 from advgan.core.errors import InputError, listing
 from advgan.core.recipe import NameOrPath
-from advgan.core.weights import check_trainable
 from advgan.data import Data, steps_per_epoch
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
@@ -41,7 +40,16 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import command, plain
 from advgan.training.frozen import training_context
 from advgan.training.run_directory import Place, RunDirectory, RunFlags, save_settings
-from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, accuracy, labelled_data, replaced
+from advgan.training.supervised import (
+    ClassifierConfig,
+    Part,
+    SupervisedTraining,
+    accuracy,
+    check_module,
+    check_trains,
+    labelled_data,
+    replaced,
+)
 
 Phase = Literal["teacher", "student"]
 PROGRAM = "distill"  # as in settings-distill.yaml
@@ -103,10 +111,11 @@ def check_teacher(teacher: nn.Module, student: nn.Module, x: Tensor) -> None:
     """Raise InputError for a teacher that is the student itself, cannot be trained, or has other classes."""
     if teacher is student:
         raise InputError("teacher and student must be two networks, got the same one twice")
-    check_trainable(teacher)
+    check_module(teacher)
     outputs, expected = tuple(predict(teacher, x).shape), tuple(predict(student, x).shape)
     if outputs != expected:
         raise InputError(f"the teacher must return logits of the student's shape {expected}, got {outputs}")
+    check_trains(teacher, x)
 
 
 class DistillationTraining(SupervisedTraining):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.attacks import fgsm, pgd
-from advgan.classifiers.adapters import classes_of, image_shape_of
-from advgan.classifiers.checks import check_outputs
+from advgan.classifiers.adapters import classes_of, image_shape_of, is_recorded
+from advgan.classifiers.checks import check_outputs, eval_mode
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean
 from advgan.core.field_docs import documented
@@ -93,13 +93,31 @@ def replaced(config: C, settings: Mapping[str, Any]) -> C:
     return cast(C, replace(plain, **settings))
 
 
+def check_module(model: nn.Module) -> None:
+    """Raise InputError as `check_trainable`, and for a recorded module, which has no modes."""
+    check_trainable(model)
+    if is_recorded(model):
+        raise InputError(
+            "a module of TorchScript or torch.export cannot be trained: expected the nn.Module it was made of"
+        )
+
+
+def check_trains(model: nn.Module, x: Tensor) -> None:
+    """Raise InputError for a model whose output of images `x` (n, c, h, w) is detached from its weights."""
+    with eval_mode(model), torch.enable_grad():
+        if not model(x.to(device_of(model)).clone()).requires_grad:
+            raise InputError(
+                f"{type(model).__name__} passes no gradient to its weights: no_grad, detach or argmax in it?"
+            )
+
+
 def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> Data:
     """Training and validation images (a tenth of `train`, drawn by `seed`, where `validation` is None) for `model`.
 
     Raises InputError as `as_split`, for images without labels, for labels beyond the model's logits, and for a model
     that cannot be trained, or returns probabilities.
     """
-    check_trainable(model)
+    check_module(model)
     shape = image_shape_of(model)
     source = as_split(train, "train", shape)
     held_out = None if validation is None else as_split(validation, "validation", shape)
@@ -116,6 +134,7 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
     logits = predict(model, x)
     check_columns(logits)
     check_outputs(model, x.to(device_of(model)), logits, alone=False)
+    check_trains(model, x)
     n = logits.shape[1]
     for name, labels in (("train", getattr(split, "labels", None)), ("validation", held.labels)):
         if labels is not None and len(labels) and int(labels.max()) >= n:

@@ -1,5 +1,6 @@
 """BlackBox: query counting and budget, validation of outputs, no gradient."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,8 @@ def test_invalid_arguments_raise(given: dict[str, Any], message: str) -> None:
 
 def test_black_box_of_model_has_same_outputs_and_no_weights(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     x, _ = bars
+    with pytest.raises(InputError, match=r"takes no float32 images: its weights are torch.float16, .*: model.float"):
+        BlackBox.from_model(copy.deepcopy(target).half(), 3).query(x)
     box, decisions = BlackBox.from_model(target.train(), 3), BlackBox.from_model(target, 3, "labels")
     logits = target.eval()(x)
     assert torch.allclose(box(x), logits.log_softmax(1).clamp_min(torch.tensor(FLOOR).log().item()), atol=1e-5)

@@ -24,6 +24,16 @@ def net(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
+class Detached(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(*net())
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = super().forward(x)
+        return logits
+
+
 @pytest.fixture(scope="module")
 def bars() -> tuple[Tensor, Tensor]:
     """Noisy images (200, 1, 4, 4) whose left half (class 0) or right half (class 1) is bright."""
@@ -128,6 +138,10 @@ def test_bad_input_is_an_error_before_training(images: Any, settings: dict[str, 
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.Softmax(1)), "the target returns probabilities"),
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), r"Sequential has no weights yet in 1.weight \(a lazy layer\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).requires_grad_(False), "Sequential has no trainable parameters"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).half(), r"weights are torch.float16, .*: model.float\(\)"),
+        (torch.jit.trace(net(), torch.rand(2, 1, 4, 4)), "TorchScript or torch.export cannot be trained"),
+        (lambda x: x.flatten(1)[:, :2], "expected an nn.Module to train, got function"),
+        (Detached(), "Detached passes no gradient to its weights"),
     ],
 )
 def test_model_that_cannot_be_trained_is_an_error(model: nn.Module, message: str, bars: tuple[Tensor, Tensor]) -> None:

@@ -99,6 +99,11 @@ def test_train_detector_of_function_and_generator(images: tuple[torch.Tensor, to
     assert names == ["advgan"]
 
 
+def test_a_model_that_returns_no_logits_is_refused() -> None:
+    with pytest.raises(InputError, match=r"must return a tensor of logits, got tuple with \[0\] \(2, 3\)"):
+        train_detector(lambda x: (x.flatten(1)[:, :3],), None, torch.rand(9, 1, 4, 4))
+
+
 def outside(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return 1 - x
 
