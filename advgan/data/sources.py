@@ -25,7 +25,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from advgan.core.errors import InputError, note
+from advgan.core.errors import InputError, listing, note
 from advgan.core.files import folder_path
 from advgan.core.inputs import array_as_tensor, as_labels, check_images, check_tensor
 from advgan.data.columns import IMAGE, LABEL
@@ -234,11 +234,15 @@ def _parts(item: Any) -> tuple[Any, Any]:
 
 
 def _columns(item: Mapping[Any, Any]) -> tuple[Any, Any]:
-    """Image and label (None: without) of a dict, by the usual names. Raises InputError for none or several of them."""
+    """Image and label (None: without) of a dict, by the usual names. Raises InputError for none or several of them;
+    other entries where there is no label are in a note on stderr."""
     images, labels = ([key for key in item if str(key).casefold() in names] for names in ((*IMAGE, PIXELS), LABEL))
     if len(images) != 1 or len(labels) > 1:
         expected = f"one of {', '.join((*IMAGE, PIXELS))} and at most one of {', '.join(LABEL)}"
         raise InputError(f"a dict of a Dataset must have {expected}, got {', '.join(map(str, item))[:80]}")
+    if not labels and (others := [str(key) for key in item if key != images[0]]):
+        expected = f"expected one of {', '.join(LABEL)} beside {images[0]}, got {listing(others)}"
+        note(f"images of a Dataset have no labels: {expected}")
     return item[images[0]], item[labels[0]] if labels else None
 
 
@@ -256,6 +260,8 @@ def _pixels(image: Any) -> Tensor:
 
 
 def _dataset(dataset: Any, name: str) -> Source:
+    if not hasattr(dataset, "__len__"):
+        raise InputError(f"{name} must have a length, got a {type(dataset).__name__} without __len__")
     n = len(dataset)
     if not n:
         raise InputError(f"{name} has no images")

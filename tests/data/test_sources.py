@@ -80,6 +80,23 @@ def test_items_that_are_refused(item: Callable[[int], Any], message: str) -> Non
         as_split(Stream(item))
 
 
+def test_entries_without_the_name_of_a_label_are_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    split = as_split(Stream(lambda i: {"image": X[i], "fine_label": i, "coarse_label": i})).split
+    assert not split.has_labels
+    assert "expected one of label, labels, cls beside image, got fine_label, coarse_label" in capsys.readouterr().err
+    assert not as_split(Stream(lambda i: {"image": X[i]})).split.has_labels
+    assert not capsys.readouterr().err
+
+
+def test_a_dataset_without_a_length_is_refused() -> None:
+    class Endless(Dataset[Any]):
+        def __getitem__(self, i: int) -> Any:
+            return X[i], 0
+
+    with pytest.raises(InputError, match="train must have a length, got a Endless without __len__"):
+        as_split(Endless())
+
+
 def test_validation_images_among_the_training_images_are_a_note(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
