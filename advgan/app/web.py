@@ -20,7 +20,7 @@ from advgan.app.sketch import asset, sketch_html
 from advgan.classifiers import BlackBox
 from advgan.classifiers.export import export_classifier
 from advgan.core.errors import InputError, one_line
-from advgan.core.files import atomic_write_dir
+from advgan.core.files import atomic_write_dir, check_writable
 from advgan.core.json_files import parse_object
 from advgan.models.export import Check, export_generator
 
@@ -42,6 +42,7 @@ def write_page(pair: Pair, directory: Path, runtime: Path | None = None) -> list
     a `directory` with other files than those of such a page.
     """
     check_replaceable(directory)
+    check_writable(directory.resolve().parent)
     if isinstance(pair.classifier, BlackBox):
         raise InputError(
             f"a page needs the network of the classifier, expected no black box, got {pair.classifier.name}"

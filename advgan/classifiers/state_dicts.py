@@ -23,6 +23,7 @@ from advgan.core.errors import InputError, note, one_line
 from advgan.core.files import check_downloaded
 from advgan.core.json_files import read_object
 from advgan.core.shipped import existing_or_shipped
+from advgan.core.training_record import trained_with
 from advgan.core.weights import COUNTERS, M, describe_mismatch, load_weights, read_weights, shapes_of
 
 INDEX = ".index.json"  # names the file of each tensor, of weights in shards
@@ -78,7 +79,7 @@ def weights_file(weights: Path | str) -> tuple[Path, bool]:
     if file is None:
         actual = "a directory without them" if os.path.isdir(path) else "nothing"
         expected = "a file, or a directory with model.safetensors or classifier/ (of train/classifier.py)"
-        raise InputError(f"no target weights at {path}: expected {expected}, found {actual}")
+        raise InputError(f"no target weights at {path}: expected {expected}, found {actual}{trained_with(path)}")
     return file, by_order
 
 

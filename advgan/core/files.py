@@ -62,6 +62,10 @@ def atomic_write_dir(directory: Path, write: Callable[[Path], Any], *, keep: boo
         for path in old.iterdir() if keep and old.is_dir() else ():
             if not os.path.lexists(directory / path.name):
                 path.rename(directory / path.name)
+    except OSError as error:
+        if error.errno is None or (error.filename and str(aside) not in str(error.filename)):  # of what `write` reads
+            raise
+        raise _naming(directory, error) from None
     finally:
         if os.path.lexists(old) and not directory.exists():
             with suppress(OSError):  # the next call's `sweep` restores it
@@ -78,11 +82,16 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield aside
         os.replace(aside, path)
-    except OSError as error:  # with the name of `path`, not that of the temporary file
-        raise type(error)(error.errno, error.strerror or str(error), str(path)) from None
+    except OSError as error:
+        raise _naming(path, error) from None
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def _naming(path: Path, error: OSError) -> OSError:
+    """`error` with the name of `path`: that of the temporary file is of no use, and a full disk has none."""
+    return type(error)(error.errno, error.strerror or str(error), str(path))
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

@@ -70,7 +70,9 @@ def acquire(directory: Path) -> str | None:
 def release(directory: Path | None = None) -> None:
     """Release the lock of `directory`, or all of this process. A directory of `create` without any file goes."""
     for path in list(_held) if directory is None else [directory.resolve() / LOCK]:
-        process, descriptor = _held.pop(path, (-1, None))
+        process, descriptor = _held.pop(path, (None, None))
+        if process is None:  # it could not be locked
+            _remove_empty(_created.pop(path.parent, []))
         if process != os.getpid():  # the parent's, which continues
             continue
         with contextlib.suppress(OSError):  # Windows cannot remove an open file, which is no lock then

@@ -73,6 +73,17 @@ def warn_unfinished(checkpoint: Path) -> None:
         )
 
 
+def trained_with(run: Path) -> str:
+    """End of a message about the classifier of a generator's run: "; its generator was trained with --target NAME
+    --target-weights PATH", or "" for a run of Python, which records no flags, and for anything else."""
+    settings = _read(run / "training.json").get("settings")
+    if not isinstance(settings, Mapping) or not {"target", "target_weights"} <= settings.keys():
+        return ""
+    weights = settings["target_weights"]
+    with_weights = f" --target-weights {weights}" if weights else ", without --target-weights"
+    return f"; its generator was trained with --target {settings['target']}{with_weights}"
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return read_object(path, finite=False)

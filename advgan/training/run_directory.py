@@ -55,12 +55,12 @@ def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, 
             if not Path(artefact).suffix:  # a checkpoint or a report; beside a manifest there are the folders of images
                 check_places(output_dir, (artefact, "discriminator", "state", "logs"))
             _check_writable(output_dir)
-            if holder := acquire(output_dir):
-                raise InputError(
-                    f"output directory {output_dir} is in use by {holder}: wait for its end, or choose another "
-                    "directory"
-                )
             try:
+                if holder := acquire(output_dir):
+                    raise InputError(
+                        f"output directory {output_dir} is in use by {holder}: wait for its end, or choose another "
+                        "directory"
+                    )
                 sweep(output_dir)
                 for partial in output_dir.glob("state/*/.step-*"):
                     shutil.rmtree(partial, ignore_errors=True)

@@ -94,6 +94,8 @@ def test_errors(pair: Pair, stub: Path, page: Path, tmp_path: Path, monkeypatch:
         write_page(pair, stub, stub)
     with pytest.raises(InputError, match="is a file, expected a folder"):
         write_page(pair, page / "index.html", stub)
+    with pytest.raises(InputError, match=r"cannot write in .*index\.html: Not a directory"):
+        write_page(pair, page / "index.html" / "below", stub)
     box = BlackBox.from_model(pair.classifier, 10)
     box.image_shape = (1, 28, 28)
     with pytest.raises(InputError, match="needs the network of the classifier, expected no black box"):

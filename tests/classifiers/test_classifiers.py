@@ -224,6 +224,10 @@ def test_invalid_files_raise_one_line(saved, tmp_path):
     mnist = tmp_path / "mnist.safetensors"
     save_file({k: v.contiguous() for k, v in build_target("mnist-c").state_dict().items()}, mnist)
     (tmp_path / "empty").mkdir()
+    for folder, weights in (("shipped", None), ("own", "c/w.pt"), ("python", "")):
+        (tmp_path / folder).mkdir()
+        trained = {"target": "mnist-c"} | ({} if weights == "" else {"target_weights": weights})
+        (tmp_path / folder / "training.json").write_text(json.dumps({"settings": trained}))
     broken = tmp_path / "broken"
     save_target(build_target("mnist-c"), broken, "")
     (broken / "config.json").write_text('{"name": "mni')
@@ -233,6 +237,9 @@ def test_invalid_files_raise_one_line(saved, tmp_path):
         ((name, None), {}, "cifar-resnet20 needs trained weights.*train/classifier.py --target cifar-resnet20"),
         ((name, tmp_path / "nowhere"), {}, "no target weights at .*nowhere.*found nothing"),
         ((name, tmp_path / "empty"), {}, "no target weights at .*empty.*found a directory without them"),
+        ((name, tmp_path / "shipped"), {}, "without them; its .* with --target mnist-c, without --target-weights$"),
+        ((name, tmp_path / "own"), {}, "; its generator was trained with --target mnist-c --target-weights c/w.pt$"),
+        ((name, tmp_path / "python"), {}, "found a directory without them$"),
         ((name, short), {}, "cannot read weights .*short.safetensors: truncated or not safetensors"),
         (
             (name, pickled),

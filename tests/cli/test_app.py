@@ -29,7 +29,7 @@ def run_directory(classifier: Path, tmp_path: Path) -> Path:
         (["--target", "mnist-c"], "--target is for a generator of yours, expected --generator, got --target mnist-c"),
         (["--defense", "jpeg"], "--defense is for a generator of yours, expected --generator, got --defense jpeg"),
         (["--image-size", "32"], "--image-size is for a generator of yours, expected --generator"),
-        (["--generator", "nowhere"], "nowhere has no classifier beside it, expected --target"),
+        (["--generator", "nowhere"], "no generator in nowhere: expected config.json"),
         (["--generator", "nowhere", "--target-weights", "x"], "target_weights need a target, got x alone"),
         (["--generator", "nowhere", "--checkpoint", "mnist-c-generator"], "expected no --generator, got nowhere"),
     ],

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from advgan import Generator, InputError, training
 from advgan.classifiers import load_target
+from advgan.core import lock
 from advgan.core.config import run
 from advgan.core.files import atomic_write
 from advgan.core.lock import LOCK, acquire, release
@@ -311,7 +312,9 @@ def test_places_of_a_run_are_free_before_any_work(name: str, folder: bool, messa
     assert [path.name for path in tmp_path.iterdir()] == [Path(name).parts[0]], "no lock either"
 
 
-def test_directories_that_were_made_for_a_run_without_files_are_removed(tmp_path: Path) -> None:
+def test_directories_that_were_made_for_a_run_without_files_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place, file = tmp_path / "new" / "run", tmp_path / "file"
     file.touch()
     with pytest.raises(InputError, match="nothing to resume"):
@@ -332,6 +335,10 @@ def test_directories_that_were_made_for_a_run_without_files_are_removed(tmp_path
     training.prepare_output_dir(place.with_name("empty"), "generator", resume=False, overwrite=False)
     release()
     assert {path.name for path in place.parent.iterdir()} == {"run", "empty"}, "with a file, and made by others"
+    monkeypatch.setattr(lock, "_flock", lambda path: "another process")
+    with pytest.raises(InputError, match="in use by another process"):
+        training.prepare_output_dir(tmp_path / "other", "generator", resume=False, overwrite=False)
+    assert not (tmp_path / "other").exists()
 
 
 def test_forked_worker_does_not_keep_lock_of_parent(tmp_path: Path) -> None:

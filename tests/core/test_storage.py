@@ -1,5 +1,6 @@
 """Atomic files and folders: leftovers of killed processes are removed, those of live ones kept; bounded reads."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -62,6 +63,18 @@ def test_failed_write_leaves_no_temporary_file(tmp_path: Path, place: str) -> No
     with pytest.raises(OSError, match="directory"):
         atomic_write(tmp_path / place, "x")
     assert {path.name for path in tmp_path.rglob("*")} == {"folder", "file"}
+
+
+@pytest.mark.parametrize("name", [None, "of the aside", "another"])
+def test_failed_write_of_a_folder_names_it_not_the_temporary_one(tmp_path: Path, name: str | None) -> None:
+    def write(folder: Path) -> None:
+        path = {"of the aside": folder / "x", "another": Path("input")}.get(name or "")
+        raise OSError(errno.ENOSPC, "No space left on device", *([str(path)] if path else []))
+
+    with pytest.raises(OSError, match="No space") as error:
+        atomic_write_dir(tmp_path / "report", write)
+    assert error.value.filename == ("input" if name == "another" else str(tmp_path / "report"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_replacing_keeps_suffix_and_old_file_on_failure(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from advgan.cli.attack_images.attacker import ImageAttacker
 from advgan.cli.attack_images.settings import PairSettings, Settings
 from advgan.core.errors import InputError
 from advgan.core.imagenet import class_names
-from advgan.core.shipped import CLASSIFIERS, classifier_beside
+from advgan.core.shipped import CLASSIFIERS, classifier_beside, existing_or_shipped
 from advgan.core.threat_model import Threat, eps_text
+from advgan.core.training_record import trained_with
 from advgan.data.classes import find_class
 from advgan.data.model_input import ModelInput
 from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier, unwrap
 from advgan.evaluation.loading import LoadedGenerator, TargetModel
-from advgan.models.generator import Generator
+from advgan.models.generator import Generator, generator_folder
 
 
 def load(settings: Settings, accelerator: Accelerator) -> list[ImageAttacker]:
@@ -155,7 +156,11 @@ def load_pair(source: str, settings: PairSettings) -> Pair:
     if spec is None:
         folder = classifier_beside(source)
         if folder is None:
-            raise InputError(f"{source} has no classifier beside it, expected --target, the classifier under attack")
+            hub = source.startswith("hf://")
+            hint = "" if hub else trained_with(generator_folder(existing_or_shipped(Path(source))).parent)
+            raise InputError(
+                f"{source} has no classifier beside it, expected --target, the classifier under attack{hint}"
+            )
         spec = ClassifierSpec(str(folder), None, settings.defense)
     generator = Generator.from_pretrained(source, guide=settings.guide, allowed_guides=[spec.name])
     classifier = load_target_model(spec, settings, generator)
