@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from advgan.core.terminal import printable_lines
+from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.gallery import difference, magnifications, rgb
@@ -74,6 +75,7 @@ def template(name: str) -> Template:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["eps_text"] = eps_text
     return environment.get_template(name)
 
 

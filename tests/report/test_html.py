@@ -128,6 +128,7 @@ def test_page_shows_settings_checks_and_costs(page: str) -> None:
         "runs/a b",
         "compare.py --eps 0.3",
         "66,000",
+        "linf eps 8/255",
         "✗ violated",
         "the gradients are masked",
         "12,345",

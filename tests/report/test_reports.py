@@ -110,7 +110,7 @@ def comparison() -> Comparison:
                 "target": "mnist-c",
                 "parameters": 66_000,
                 "sha256": "1" * 64,
-                "eps": 0.3,
+                "eps": 8 / 255,
                 "norm": "linf",
             }
             | {"y_target": None, "training_seconds": 146.0}
