@@ -86,9 +86,9 @@ def attack_images(
     with training.progress_bar(accelerator, unit="images") as bar:
         missing = sum(image.name not in rows for chunk in unfinished for image in chunk)
         task = bar.add_task("attacking", total=missing, metrics="")
-        for row in process(unfinished, attacker, settings, frozenset(rows)):
-            rows[row["input"]] = row
-            bar.advance(task)
+        for of_batch in process(unfinished, attacker, settings, frozenset(rows)):
+            rows |= {row["input"]: row for row in of_batch}
+            bar.advance(task, len(of_batch))  # at once: the time left is right from the first batch on
     all_rows: list[ManifestRow] = gather_object(list(rows.values()))
     all_rows += [skipped(image, image.problem) for image in candidates if image.problem]
     all_rows.sort(key=lambda row: row["input"])

@@ -37,8 +37,10 @@ class ModelInput:
         check_resize(self.resize, max(self.height, self.width))
 
     def __str__(self) -> str:
-        short = "" if self.resize is None else f"shorter side to {self.resize}, "
-        return f"{short}centre crop to {self.width} x {self.height}"
+        size = f"{self.width} x {self.height}"
+        if self.resize is None:
+            return f"the largest centre crop, resized to {size}"
+        return f"shorter side to {self.resize}, centre crop to {size}"
 
     def __call__(self, photo: Image.Image) -> Image.Image:
         """The input that is made of a photo."""

@@ -101,7 +101,7 @@ def test_photos_of_a_classifier_in_colour_and_an_l2_generator() -> None:
     pair = Pair("own", model, generator, ModelInput(32, 32), note="a < transfer")
     x, steps = pair.prepare(Image.new("L", (50, 40), 128))
     assert x.shape == (1, 3, 32, 32)
-    assert steps == ["centre crop to 32 x 32"]
+    assert steps == ["the largest centre crop, resized to 32 x 32"]
     html = panel(pair, attack_image(pair, x), steps)
     assert "a&lt;b" in html
     assert "a &lt; transfer" in html

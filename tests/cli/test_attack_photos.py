@@ -96,8 +96,8 @@ def test_minimum_norm_attack_needs_no_eps(
 ) -> None:
     attack(photos, tmp_path / "out", "--attack", "deepfool:overshoot=1", "--target", target)
     output, row = capsys.readouterr().out, rows(tmp_path / "out")["0.png"]
-    assert "files read as shorter side to 10, centre crop to 8 x 8; before the perturbations were carried" in output
-    assert "to the photos 6 of 6" in output
+    assert "files read as shorter side to 10, centre crop to 8 x 8; of the inputs themselves, before their" in output
+    assert "to the photos: 6 of 6" in output
     assert row["after_class"] == row["input_class"] != row["before_class"], "the largest photo"
     attack(photos, tmp_path / "out", "--attack", "deepfool", "--target", target, "--eps", "0.1", code=2)
     assert "minimises the norm, expected no eps" in capsys.readouterr().err
@@ -226,3 +226,13 @@ def test_figure_replaces_no_image(
 def test_figure_needs_predictions(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     attack(photos, tmp_path / "out", "--generator", "g", "--figure", tmp_path / "a.png", code=2)
     assert "a figure is a PNG with predictions, expected --target and FILE.png" in capsys.readouterr().err
+
+
+def test_progress_without_a_terminal_counts_whole_batches(
+    photos: Path, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("FIRST_LINE_SECONDS", "LINE_SECONDS"):
+        monkeypatch.setattr(f"advgan.core.progress.{name}", 0)
+    attack(photos, tmp_path / "out", "--attack", "fgsm", "--eps", "0.1", "--target", target, "--batch-size", "3")
+    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("attacking: ")]
+    assert lines == [f"attacking: {n} of 6 images" for n in (0, 3, 6)]

@@ -68,7 +68,7 @@ def carried_text(rows: list[ManifestRow], attacker: ImageAttacker) -> str:
     """The number of successes among `rows` of the attacked inputs, before the perturbations went to the photos."""
     counted = [row for row in rows if attacker.y_target is None or row["before_class"] != attacker.y_target]
     hits = sum(bool(changed_class(row["before_class"], row["input_class"], attacker.y_target)) for row in counted)
-    return f"before the perturbations were carried to the photos {hits} of {len(counted)}"
+    return f"of the inputs themselves, before their perturbations were carried to the photos: {hits} of {len(counted)}"
 
 
 def aim(attacker: ImageAttacker) -> str:

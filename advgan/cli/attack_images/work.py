@@ -56,8 +56,8 @@ def load_finished(images: Sequence[InputImage], attacker: ImageAttacker, output_
 
 def process(
     chunks: Sequence[Sequence[InputImage]], attacker: ImageAttacker, settings: Settings, done: Collection[str]
-) -> Iterator[ManifestRow]:
-    """Attack the images of `chunks` that are not `done`, write the outputs, and yield a row for each.
+) -> Iterator[list[ManifestRow]]:
+    """Attack the images of `chunks` that are not `done`, write the outputs, and yield the rows of each batch.
 
     The batches of a chunk depend on its images alone, since sums in another order differ in the last bit: the number of
     processes and interruptions do not change the bytes.
@@ -77,11 +77,11 @@ def process(
         for chunk in chunks:
             for batch in group_by_shape(islice(stream, len(chunk)), len(chunk)):
                 if isinstance(batch, Unreadable):
-                    yield skipped(images[batch.number], batch.reason)
+                    yield [skipped(images[batch.number], batch.reason)]
                     continue
                 group = [images[i] for i in batch.indices]
                 photos, records = attacker(batch, [image.name for image in group])
-                yield from (row.result() for row in writing)  # one batch at most waits to be written
+                yield [row.result() for row in writing]  # one batch at most waits to be written
                 writing = [
                     pool.submit(
                         _write,
@@ -94,7 +94,7 @@ def process(
                     for image, original, pixels, record in zip(group, batch.photos, photos, records, strict=True)
                     if image.name not in done
                 ]
-        yield from (row.result() for row in writing)
+        yield [row.result() for row in writing]
 
 
 def _write(
