@@ -67,7 +67,7 @@ class Settings(ImageSettings):
     overwrite: bool = False
     """Replace an earlier checkpoint"""
     threads: int | None = None
-    """CPU threads (OMP_NUM_THREADS has no effect); None: all cores"""
+    """CPU threads; None: OMP_NUM_THREADS, else all cores"""
 
 
 FILES = ("config.json", "model.safetensors", "README.md")

@@ -42,7 +42,7 @@ class StudySettings(DataSettings):
     batch_size: int | None = None
     """Images per batch of an attack; None: 100, or 20 photos"""
     threads: int | None = None
-    """CPU threads (OMP_NUM_THREADS has no effect); None: all cores"""
+    """CPU threads; None: OMP_NUM_THREADS, else all cores"""
     output_dir: Path = Path("checkpoints/runs/study")
     """Directory of the reports; earlier ones are replaced"""
 

@@ -359,7 +359,7 @@ class Settings(DetectorConfig, ClassifierSettings, DataSettings):
     overwrite: bool = False
     """Replace an earlier detector in the output directory"""
     threads: int | None = None
-    """CPU threads (OMP_NUM_THREADS has no effect); None: all cores"""
+    """CPU threads; None: OMP_NUM_THREADS, else all cores"""
 
 
 def main(settings: Settings) -> None:

@@ -38,7 +38,7 @@ class RunFlags:
     overwrite: bool = False
     """Replace an earlier run in the output directory"""
     threads: int | None = None
-    """CPU threads per process (OMP_NUM_THREADS has no effect); None: the cores, divided among the processes"""
+    """CPU threads per process; None: without a launcher OMP_NUM_THREADS, else the cores, divided among the processes"""
 
 
 def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bool) -> None:

@@ -167,6 +167,20 @@ def test_fewer_processes_than_requested_are_an_error(options, before, main, mess
 
 
 @pytest.mark.parametrize(
+    ("text", "launched", "expected"),
+    [("3", False, 3), ("5,2", False, 5), ("3", True, 2), ("0", False, 2), ("x", False, 2)],
+)
+def test_threads_are_those_of_the_environment_without_a_launcher(text, launched, expected, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    for variable in processes.LAUNCHED:
+        monkeypatch.delenv(variable, raising=False)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(5)), raising=False)
+    assert processes._default_threads(2) == expected
+
+
+@pytest.mark.parametrize(
     ("options", "before", "variables"),
     [
         ("--num_processes 1", {}, {}),

@@ -76,8 +76,8 @@ class Settings(PairSettings):
     max_pixels: int = 16_000_000
     """Largest image, in pixels; larger ones are left out. Peak memory at the defaults: about 2 GiB"""
     threads: int | None = None
-    """CPU threads of each process, for network and decoding (OMP_NUM_THREADS has no effect); None: an equal part of the
-    cores"""
+    """CPU threads of each process, for network and decoding; None: without a launcher OMP_NUM_THREADS, else an equal
+    part of the cores"""
 
 
 def check(settings: Settings) -> None:

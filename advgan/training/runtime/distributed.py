@@ -16,6 +16,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 from advgan.core.errors import InputError, note, one_line
 from advgan.core.json_files import check_int
 from advgan.core.lock import release
+from advgan.training.runtime.loop import LAUNCHED
 
 LAUNCHER_FAULT = "a launcher's variables in the environment (RANK, WORLD_SIZE, ACCELERATE_*; without one: unset them)"
 MAX_THREADS = 4096  # of one process: OpenMP crashes where it cannot start them all
@@ -26,8 +27,9 @@ def init_accelerator(
 ) -> Accelerator:
     """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
 
-    `threads` per process; None shares the cores this program may use among its local processes, because the launcher
-    forces one thread otherwise and halves the speed on a CPU. The others are those of `make_accelerator`.
+    `threads` per process; None is OMP_NUM_THREADS, but not of a launcher, which sets it to 1 and halves the speed on a
+    CPU: there, and without that variable, the local processes share the cores that this program may use. The others are
+    those of `make_accelerator`.
     """
     check_threads(threads)
     if not 0 <= seed < 2**32:
@@ -35,14 +37,22 @@ def init_accelerator(
     accelerator = make_accelerator(bf16=bf16, patient=patient, one_process=one_process)
     if accelerator.device.type == "cpu" or threads is not None:
         local = _whole_number("LOCAL_WORLD_SIZE", accelerator.num_processes)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(threads or max(1, cores // local))
+        torch.set_num_threads(threads or _default_threads(local))
     set_seed(seed)
     n, n_threads = accelerator.num_processes, torch.get_num_threads()
     processes, threads_text = f"{n} process{'es' * (n > 1)}", f"{n_threads} thread{'s' * (n_threads > 1)}"
     each = " each" if n > 1 else ""
     accelerator.print(f"{processes} on {accelerator.device.type}, {threads_text}{each}", flush=True)
     return accelerator
+
+
+def _default_threads(local_processes: int) -> int:
+    """CPU threads of a process: OMP_NUM_THREADS without a launcher, else its part of the cores."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": of nested regions too
+    if LAUNCHED.isdisjoint(os.environ) and re.fullmatch(r"[0-9]{1,4}", chosen) and 0 < int(chosen) <= MAX_THREADS:
+        return int(chosen)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // local_processes)
 
 
 def _whole_number(variable: str, default: int, minimum: int = 1) -> int:
