@@ -450,7 +450,7 @@ def test_unknown_names_suggest_alternatives(squeezenet, timm_resnet, tmp_path, m
         (("cifar-resnet33",), "did you mean cifar-resnet32"),
         (("train/advgan.py",), "did you mean train/advgan.py:FACTORY"),
         (("model.pt2",), r"a \.pt2 file: FILE\.py:FACTORY, a function that returns torch\.export\.unflatten"),
-        ((str(file),), "a file of weights is passed as --target-weights"),
+        ((str(file),), "a file of weights is passed as --target-weights, .*TorchScript: FILE"),
         (("runs/mine",), "there is no directory runs/mine"),
     ]:
         name, weights, classes = (*arguments, None, None)[:3]

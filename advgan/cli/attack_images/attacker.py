@@ -81,7 +81,9 @@ class ImageAttacker:
         if self.target is None:
             raise InputError(f"attack {self.spec.label} needs the classifier under attack, expected --target")
         if self.spec.access == "gradients" and (fault := gradient_fault_of(self.target)):
-            raise InputError(f"attack {self.spec.label} needs gradients: {fault}")
+            raise InputError(
+                f"attack {self.spec.label} needs gradients: {fault}; square, hopskipjump and generators need none"
+            )
         x = torch.zeros(0, *self.target.image_shape, device=self.device)
         make_attack(self.spec, self.target, self.threat or Threat(), self.y_target, torch.Generator(), self.generator)(
             x, torch.zeros(0, dtype=torch.long, device=self.device)
