@@ -414,6 +414,7 @@ def test_models_that_cannot_be_attacked_are_refused(
         ({"name": None}, "name must be a text, got None"),
         ({"survive": 3}, "expected transforms, names or functions of images, got 3"),
         ({"classes": "abc"}, "classes must be a list of names, got the text 'abc'"),
+        ({"classes": {"a", "b", "c"}}, "classes must be a list of names in their order, got a set, which has none"),
         ({"classes": {1: "a", 2: "b", 3: "c"}}, "classes must have names of 0 to 2, got none of 0"),
         ({"x": torch.zeros(12, 1, 6, 6).to_sparse()}, "got torch.sparse_coo: images.to_dense()"),
         ({"x": torch.nested.nested_tensor([torch.zeros(1, 6, 6)] * 12)}, "a nested tensor: torch.stack(x.unbind())"),

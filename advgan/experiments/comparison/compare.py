@@ -292,6 +292,10 @@ def _class_names(classes: Sequence[str] | Mapping[int, str] | None, num_classes:
     """`classes`, or their numbers. Raises InputError for another number of names."""
     if isinstance(classes, (str, bytes)):
         raise InputError(f"classes must be a list of names, got the text {classes!r:.60}")
+    if isinstance(classes, (set, frozenset)):
+        raise InputError(
+            f"classes must be a list of names in their order, got a {type(classes).__name__}, which has none"
+        )
     names: Any = range(num_classes) if classes is None else classes
     if len(names) != num_classes:
         raise InputError(f"expected names of {num_classes} classes, got {len(names)}")
