@@ -276,7 +276,7 @@ def _forward(model: nn.Module, x: Tensor) -> Any:
         return model(x.clone())
     except InputError:
         raise
-    except Exception as error:  # whatever a user's model raises
+    except (Exception, SystemExit) as error:  # whatever a user's model raises
         made_for = image_shape_of(model)
         size = f"; it was made for {made_for}" if made_for not in (None, tuple(x.shape[1:])) else ""
         one_by_one = " one at a time" if len(x) == 1 else ""

@@ -56,8 +56,11 @@ def listing(names: Iterable[object], limit: int = 5, separator: str = ", ") -> s
 
 
 def one_line(error: BaseException | str) -> str:
-    """The message of an exception in one line of at most 200 characters."""
-    text = " ".join(str(error).split())
+    """The message of an exception in one line of at most 200 characters; its type where it has none."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # of a class of the user's
+        text = ""
     return text[:200] or type(error).__name__
 
 

@@ -378,6 +378,7 @@ def test_unreadable_file_raises(tmp_path):
         ("net.classes = 'abc'", r"classes of .* must be a list of str, .* got 'abc'"),
         ("net.image_shape = 28", r"image_shape of .*net.py:net must be three positive ints .* got 28"),
         ("net.image_shape = (28, 28)", r"image_shape of .* three positive ints .* got \(28, 28\)"),
+        ("net.image_shape = (10**9, 28, 28)", r"image_shape of .* three positive ints .* got \(1000000000, 28, 28\)"),
         ("net.image_shape = (1, 0, 28)", r"image_shape of .* three positive ints .* got \(1, 0, 28\)"),
         (
             "net.linear = nn.LazyLinear(3)",

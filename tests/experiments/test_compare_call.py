@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -328,8 +329,19 @@ def changed(model: nn.Module, output: Callable[[Tensor], Tensor]) -> nn.Module:
     return Changed().eval()
 
 
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def raise_unprintable(z: Tensor) -> Tensor:
+    raise Unprintable
+
+
 MODELS: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
     "an error of any kind": (lambda m: changed(m, lambda z: {}["logits"]), "cannot take images of shape .* KeyError"),
+    "an exit": (lambda m: changed(m, lambda z: sys.exit(0)), "cannot take images of shape .* SystemExit: 0"),
+    "an error without text": (lambda m: changed(m, raise_unprintable), "cannot take images of shape .*: Unprintable"),
     "a batch of one squeezed": (
         lambda m: changed(m, torch.squeeze),
         r"logits of shape \(3,\) for one image, expected \(1, 3\)",

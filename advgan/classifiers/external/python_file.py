@@ -30,6 +30,7 @@ from advgan.core.files import sha256_of
 from advgan.core.imagenet import class_names
 from advgan.core.weights import check_weights
 
+MAX_SIDE = 2**16  # of an image, and of its channels
 IMAGENET = "imagenet"  # the attribute `classes` of a model with ImageNet's 1,000 classes, in their order
 
 
@@ -122,7 +123,7 @@ def _check_model(model: nn.Module, name: str) -> None:
     """Raise InputError for an invalid `image_shape` or `classes`, and for parameters without a shape."""
     shape, classes = getattr(model, "image_shape", None), getattr(model, "classes", None)
     if shape is not None and not (
-        isinstance(shape, Sequence) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
+        isinstance(shape, Sequence) and len(shape) == 3 and all(isinstance(n, int) and 0 < n <= MAX_SIDE for n in shape)
     ):
         raise InputError(
             f"image_shape of the model of {name} must be three positive ints (channels, height, width), got "
