@@ -154,9 +154,9 @@ def comparison() -> Comparison:
 SUMMARY = comparison().summary
 
 
-def shown(width: int, styles: bool = False, checks: bool = False) -> str:
+def shown(width: int, styles: bool = False, checks: bool = False, summary: dict[str, Any] = SUMMARY) -> str:
     console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True, color_system="standard")
-    console.print(terminal(SUMMARY, width, checks=checks))
+    console.print(terminal(summary, width, checks=checks))
     return console.export_text(styles=styles)
 
 
@@ -247,6 +247,12 @@ def test_terminal_tables_are_not_truncated(width: int) -> None:
     for expected in ("89.7 [76.4, 95.9]", "8,000", "cheat_50%|x", "deepfool", "91.0 ± 2.5"):
         assert expected in text
     assert ("+ backwards" in text) == (width > 80)
+
+
+def test_success_of_rounded_images_is_kept_on_a_terminal_where_it_differs() -> None:
+    assert "8-bit" not in shown(100)
+    lossy = [row | ({"asr_8bit": row["asr"] - 0.1} if row["attack"] == "advgan" else {}) for row in SUMMARY["rows"]]
+    assert "8-bit" in shown(100, summary=SUMMARY | {"rows": lossy})
 
 
 def test_violated_check_is_red_with_explanation() -> None:
