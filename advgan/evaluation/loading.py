@@ -68,13 +68,21 @@ class TargetModel:
 
     @property
     def training_seconds(self) -> float | None:
-        """Duration of its training; None if unknown. A training.json that names a target or a black box is that of a
-        generator or a substitute."""
+        """Duration of its training; None if unknown."""
+        return self._training().get("training_seconds")
+
+    @property
+    def training_data(self) -> str | None:
+        """The data set of its training, as --dataset names it; None if unknown."""
+        return self._training().get("settings", {}).get("dataset")
+
+    def _training(self) -> dict[str, Any]:
+        """Its training.json, or {}: one that names a target or a black box is that of a generator or a substitute."""
         if self.weights is None:
-            return None
+            return {}
         run = read_training_json(self.weights / "classifier") or read_training_json(self.weights)
         other = {"target_sha256", "black_box_sha256"} & run.get("settings", {}).keys()
-        return None if other else run.get("training_seconds")
+        return {} if other else run
 
     def describe(self, dataset: str) -> dict[str, Any]:
         """For results.json: name, place, fingerprint, and the progress of an unfinished training."""
@@ -102,6 +110,11 @@ class LoadedGenerator:
         """Whether its training.json names `target`, or names none; else its images are transferred."""
         ensemble = read_training_json(self.path).get("settings", {}).get("ensemble_sha256", [])
         return self.source_sha256 is None or not target.fingerprints.isdisjoint([self.source_sha256, *ensemble])
+
+    @property
+    def training_data(self) -> str | None:
+        """The data set of its training, as --dataset names it; None if unknown."""
+        return read_training_json(self.path).get("settings", {}).get("dataset")
 
     @property
     def source_sha256(self) -> str | None:

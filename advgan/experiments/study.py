@@ -121,6 +121,9 @@ class GridPoint:
         }
 
 
+PART_OF_MNIST = "mnist5k"
+
+
 class Study:
     """A study `name`: its data, test images `x`, `y`, classifiers, generators and the verified `results` of its grid.
 
@@ -183,6 +186,14 @@ class Study:
     def load_targets(self, specs: Sequence[ClassifierSpec]) -> list[TargetModel]:
         """The classifiers; the data get their labels and class names."""
         self.targets, self.data = load_targets(specs, self.data, self.accelerator.device, first=self._first)
+        if self.settings.dataset == PART_OF_MNIST and self.is_main:
+            trained = {target.label: target.training_data for target in self.targets}
+            trained |= {generator.name: generator.training_data for generator in self.generators}
+            if names := [name for name, dataset in trained.items() if dataset == "mnist"]:
+                note(
+                    f"{PART_OF_MNIST} is a part of the training images of mnist, on which {', '.join(names)} was "
+                    "trained: --dataset mnist has test images that are new to it"
+                )
         return self.targets
 
     def load_surrogate(self, name: str, weights: Path | None, targets: str) -> TargetModel:

@@ -1,6 +1,7 @@
 """Studies: a grid of attacks runs once and is cached; every form of a report is written from one declaration."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from advgan import Generator
 from advgan.attacks.registry import parse_attack
 from advgan.core.errors import InputError
+from advgan.core.json_files import sealed
 from advgan.core.threat_model import Threat
 from advgan.defenses import ClassifierSpec
 from advgan.experiments.study import GridPoint, Study, StudySettings
 from advgan.report.comparison import Plot
 from advgan.report.page import Table, percent, with_interval
 from advgan.report.study import Scalar, StudyReport
+from tests.conftest import ROOT
 
 ENVIRONMENT = {
     **{"date": "today", "packages": {"torch": "2"}, "cpu": "a CPU", "gpu": None, "threads": 1, "commit": None},
@@ -130,3 +133,18 @@ def test_attacks_and_generators_that_do_not_fit_are_errors_before_the_grid(
     study.check_attacks([parse_attack("fgsm"), parse_attack("advgan")], [Threat("linf", 0.3)])
     with pytest.raises(InputError, match="steps must be at least 1"):
         study.check_attacks([parse_attack("pgd:steps=0")], [Threat("linf", 0.3)])
+
+
+def test_embedded_digits_are_noted_as_training_images_of_mnist(
+    settings: StudySettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = tmp_path / "run" / "generator"
+    Generator(width=8, depth=1, eps=0.2).save_pretrained(generator)
+    for dataset, noted in (("mnist", True), ("mnist5k", False)):
+        (generator / "training.json").write_text(sealed({"settings": {"dataset": dataset}}))
+        study = Study("grid", replace(settings, dataset="mnist5k", data_dir=Path("data")))
+        study.load_generators([tmp_path / "run"], ["mnist-c"])
+        spec = ClassifierSpec("mnist-c", ROOT / "checkpoints" / "mnist-c-classifier")
+        study.init_run(0, spec)
+        study.load_targets([spec])
+        assert ("the training images of mnist, on which run was trained" in capsys.readouterr().err) == noted
