@@ -138,10 +138,9 @@ def test_attacks_and_generators_that_do_not_fit_are_errors_before_the_grid(
 def test_embedded_digits_are_noted_as_training_images_of_mnist(
     settings: StudySettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    generator = tmp_path / "run" / "generator"
-    Generator(width=8, depth=1, eps=0.2).save_pretrained(generator)
+    Generator(width=8, depth=1, eps=0.2).save_pretrained(tmp_path / "run" / "generator")
     for dataset, noted in (("mnist", True), ("mnist5k", False)):
-        (generator / "training.json").write_text(sealed({"settings": {"dataset": dataset}}))
+        (tmp_path / "run" / "training.json").write_text(sealed({"settings": {"dataset": dataset}}))
         study = Study("grid", replace(settings, dataset="mnist5k", data_dir=Path("data")))
         study.load_generators([tmp_path / "run"], ["mnist-c"])
         spec = ClassifierSpec("mnist-c", ROOT / "checkpoints" / "mnist-c-classifier")
