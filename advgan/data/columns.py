@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from advgan.core.errors import InputError, did_you_mean, listing
+from advgan.core.files import read_text
 from advgan.core.optional import require_package
 from advgan.data.classes import class_order
 from advgan.data.image_file import ImageSource, InMemoryImage
@@ -14,6 +15,7 @@ from advgan.data.label_file import MISSING
 
 CLASSES = "classes.txt"  # beside the shards: one name a line
 MAX_CLASSES = 100_000  # for labels without names
+MAX_BYTES = 16 << 20  # of CLASSES
 
 Names = tuple[str, ...] | None  # of a ClassLabel column, in the order of its numbers; None: of another type
 
@@ -71,7 +73,7 @@ def find_classes(
     else:
         classes = _classes_of({label for label in labels if label is not None}, name)
     if len(classes) < 2:
-        raise InputError(f"at least two classes expected, {name} has {', '.join(classes) or 'none'}")
+        raise InputError(f"at least two classes expected, {name} has {listing(classes) or 'none'}")
     return classes
 
 
@@ -88,17 +90,19 @@ def _classes_of(labels: set[str | int], name: str) -> tuple[str, ...]:
 
 def read_classes(path: Path) -> tuple[str, ...]:
     """The names in a file, one a line, in UTF-8. Raises InputError for another encoding, a name twice, an empty line
-    between others."""
+    between others, and for a pipe or more than MAX_BYTES."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_text(path, MAX_BYTES)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}): expected one class name a line") from None
     names = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")]
+    lines: dict[str, int] = {}
     for number, class_name in enumerate(names, 1):
         if not class_name and len(names) > 1:
             raise InputError(f"{path} line {number} is empty: expected one class name a line")
-        if class_name in names[: number - 1]:
-            first = names.index(class_name) + 1
+        if (first := lines.setdefault(class_name, number)) != number:
             raise InputError(
                 f"{path} has {shorten(class_name)} in lines {first} and {number}: expected each class once"
             )

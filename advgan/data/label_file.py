@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from advgan.core.errors import InputError, did_you_mean, listing, note
+from advgan.core.files import read_text
 from advgan.data.image_file import EXTENSIONS
 from advgan.data.walk import identity
 
@@ -16,6 +17,7 @@ FILE = (
     *("image_id", "img_id", "id"),
 )
 LABEL = ("label", "labels", "cls", "class", "class_name", "class_id", "target", "category", "breed", "species")
+MAX_BYTES = 1 << 30  # of a list
 SPLIT = ("split", "subset", "partition")
 SUFFIXES = (".csv", ".txt")
 LINE = re.compile(rf"(.+?({'|'.join(map(re.escape, EXTENSIONS))}))[\s,;]+(\S.*)", re.IGNORECASE)  # a path and a label
@@ -44,7 +46,7 @@ def read_table(path: Path, image_column: str | None = None, label_column: str | 
     with more values than columns.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_text(path, MAX_BYTES)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

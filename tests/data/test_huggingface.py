@@ -263,10 +263,15 @@ def test_invalid_label_raises(value: Any) -> None:
         (b"\xff\xfe\n\x80\n", r"is not UTF-8 \(byte 0\): expected one class name a line"),
         (b"cat\ndog\ncat\n", "has 'cat' in lines 1 and 3: expected each class once"),
         (b"cat\n\ndog\n", "line 2 is empty"),
+        (b"x" * (17 << 20), "cannot read .*: at most 16,777,216 bytes expected, got 17,825,792"),
+        (None, "cannot read .*: a regular file expected, got a device or pipe"),
     ],
 )
-def test_invalid_class_file_raises(content: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_bytes(content)
+def test_invalid_class_file_raises(content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is None:
+        os.mkfifo(tmp_path / "classes.txt")
+    else:
+        (tmp_path / "classes.txt").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_classes(tmp_path / "classes.txt")
 
