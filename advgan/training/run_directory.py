@@ -2,6 +2,7 @@
 written."""
 
 import hashlib
+import os
 import shutil
 import socket
 import tempfile
@@ -26,6 +27,7 @@ from advgan.data import Split
 from advgan.training.runtime.checkpoint import IMAGES, Checkpointer, TrainState, clear, latest_state, saving
 from advgan.training.runtime.loop import Interrupted, Terminated, open_log
 
+_in_use: set[str] = set()  # directories of trainings of this process, which may acquire a lock twice
 MAX_PARTS = 200  # of a path: the standard library walks folders recursively
 
 
@@ -136,13 +138,22 @@ class Place:
 
     @contextmanager
     def acquired(self) -> Iterator[None]:
-        """A block in which the directory is locked. Raises InputError as `prepare_output_dir`."""
+        """A block in which the directory is locked. Raises InputError as `prepare_output_dir`, and for a directory in
+        which this process trains already (in another thread, or around a callback)."""
+        if self.directory is None:
+            self.acquire()
+            yield
+            return
+        directory = os.path.realpath(self.directory)
+        if directory in _in_use:
+            raise InputError(f"output directory {self.directory} is in use by another training of this process")
         self.acquire()
+        _in_use.add(directory)
         try:
             yield
         finally:
-            if self.directory is not None:
-                release(self.directory)
+            _in_use.discard(directory)
+            release(self.directory)
 
 
 class RunDirectory:

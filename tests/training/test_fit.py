@@ -355,6 +355,16 @@ def test_network_of_the_initial_weights_needs_no_settings(
     assert resumed.config == continued.config
 
 
+def test_a_directory_is_that_of_one_training(images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    def train_there_too(step: int, metrics: dict[str, Any]) -> None:
+        with pytest.raises(InputError, match="link is in use by another training of this process"):
+            advgan.fit(Linear(), images, output_dir=tmp_path / "link", overwrite=True, **SMALL)
+
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    advgan.fit(Linear(), images, output_dir=tmp_path / "run", callbacks=[train_there_too], **SMALL)
+    advgan.fit(Linear(), images, output_dir=tmp_path / "run", overwrite=True, **SMALL)
+
+
 def test_callbacks_see_every_step_and_end_the_training(images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     steps: list[int] = []
     validated: list[int] = []
