@@ -136,7 +136,8 @@ def check_places(directory: Path, folders: Iterable[str]) -> None:
     except UnicodeEncodeError:
         raise InputError(f"the path of a directory of results must be UTF-8, got {directory.absolute()}") from None
     places = [directory / name for name in folders]
-    places += [place for place in directory.glob("logs/*") if not place.suffix]  # of TensorBoard, one for each program
+    if os.path.isdir(logs := directory / "logs"):
+        places += [place for place in logs.iterdir() if not place.suffix]  # of TensorBoard, one for each program
     for place in places:
         if os.path.lexists(place) and not place.is_dir():
             raise InputError(f"{place} is in the way of a folder, expected one or nothing: choose another directory")

@@ -34,6 +34,7 @@ class Modules:
     optimizer: OptimizerFactory | None = None
     init: Generator | str | Path | None = None
     allowed_guides: tuple[str, ...] = ()  # of `init`: see Generator.from_pretrained
+    guide_of_init: bool = False  # whether `guide` is that of the initial weights, and no argument
 
     def __post_init__(self) -> None:
         """Raise InputError for a part of another type."""

@@ -16,6 +16,7 @@ from advgan.classifiers import fingerprint
 from advgan.core.errors import InputError, NotFiniteError, note
 from advgan.core.files import optional_folder
 from advgan.core.inputs import plain
+from advgan.core.json_files import as_json
 from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
 from advgan.data import Split, Stream, steps_per_epoch, training_batches
@@ -141,7 +142,8 @@ def fit(
             enable_activation_checkpointing(unwrap(images.model))
         training = partial(GeneratorTraining, images, threat, y_target, accelerator=accelerator, others=others)
         chosen: dict[str, Any] = {}
-        if modules.init is not None and not isinstance(modules.generator, nn.Module):
+        resumed = place.saved_settings() or {}
+        if (modules.init is not None or resumed.get("init_sha256")) and not isinstance(modules.generator, nn.Module):
             chosen = settings_of_init(config.generator, modules, place)
         elif is_architecture_open(config, modules, images, others):
             chosen = chosen_settings(
@@ -151,9 +153,10 @@ def fit(
             )
             chosen |= {"guide": True} if chosen.get("architecture") == "unrolled" else {}
         if chosen and description is not None:
-            description = replace(description, settings={**description.settings, **chosen})
+            recorded = {name: as_json(value) for name, value in chosen.items()}
+            description = replace(description, settings={**description.settings, **recorded})
         if chosen.pop("guide", False):
-            modules = replace(modules, guide=True)
+            modules = replace(modules, guide=True, guide_of_init=modules.init is not None or "init_sha256" in resumed)
         config = config.replace(chosen)
         return training(config, modules, place, description=description).run(callbacks)
 

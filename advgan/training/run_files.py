@@ -51,8 +51,8 @@ def describe(
     }
     if modules.loss is not None:
         settings["loss"] = getattr(modules.loss, "__name__", type(modules.loss).__name__)
-    if modules.init is not None and modules.guide is True:
-        settings["guide"] = True  # perhaps that of the initial weights, for `settings_of_init`
+    if modules.guide_of_init:
+        settings["guide"] = True  # for `settings_of_init` of a resumed run
     settings |= {FLAGS.get(name, name): value for name, value in config.to_dict().items()}
     settings["survive"] = Transforms(config.optimization.survive).names
     return Description(settings)

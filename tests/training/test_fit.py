@@ -351,8 +351,10 @@ def test_network_of_the_initial_weights_needs_no_settings(
             if not name.startswith("guide."):
                 torch.testing.assert_close(value, weights(trained)[name], atol=1e-9, rtol=0)
     shutil.rmtree(tmp_path / "trained")
-    resumed = advgan.fit(model, train, init=init, output_dir=tmp_path / "run", resume=True, **short | {"max_steps": 2})
-    assert resumed.config == continued.config
+    for steps, given in ((2, {"init": init}), (3, {})):
+        short["max_steps"] = steps
+        resumed = advgan.fit(model, train, output_dir=tmp_path / "run", resume=True, **short, **given)
+        assert resumed.config == continued.config
 
 
 def test_a_directory_is_that_of_one_training(images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
