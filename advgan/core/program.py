@@ -10,9 +10,11 @@ from advgan.core.shutdown import exit_on_signals
 
 
 def prepare_process() -> None:
-    """What precedes the imports of a program: signal handlers, and one thread for the BLAS of NumPy and SciPy, which
-    torch's number of threads does not limit (L-BFGS used all cores)."""
+    """What precedes the imports of a program: signal handlers, one thread for the BLAS of NumPy and SciPy, which
+    torch's number of threads does not limit (L-BFGS used all cores), and Matplotlib without windows, whatever backend
+    is set: of a notebook around it, or one that does not exist."""
     exit_on_signals()
+    os.environ["MPLBACKEND"] = "agg"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 

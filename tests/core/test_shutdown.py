@@ -134,12 +134,13 @@ def test_programs_handle_signals_before_other_imports(path: Path) -> None:
     assert modules - {"__future__"} in ({"pathlib", "advgan.core.shutdown"}, {"pathlib", "advgan.core.program"})
 
 
-def test_programs_limit_the_threads_of_scipy_before_its_import() -> None:
+def test_programs_limit_the_threads_of_scipy_and_need_no_backend_of_matplotlib() -> None:
     code = (
         "import os, sys\nfrom advgan.core.program import prepare_process\nprepare_process()\n"
-        "print(os.environ['OPENBLAS_NUM_THREADS'], 'numpy' in sys.modules)"
+        "print(os.environ['OPENBLAS_NUM_THREADS'], 'numpy' in sys.modules)\nimport matplotlib"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    environment["MPLBACKEND"] = "nonsense"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert (done.stdout, done.stderr) == ("1 False\n", "")
 
