@@ -67,7 +67,8 @@ def terminal(summary: Summary, width: int = 120, *, checks: bool = False) -> Gro
 def _droppable(rows: Iterable[ResultRow]) -> list[str]:
     """`DROPPABLE`, but with the success of the rounded images late where it differs: a file is what an attacker has."""
     order = list(DROPPABLE)
-    if any(row["status"] == "ok" and abs(row["asr"] - row["asr_8bit"]) > NOTED_8BIT for row in rows):
+    bounded = (row for row in rows if row["protocol"] == "bounded" and row["status"] == "ok")
+    if any(abs(row["asr"] - row["asr_8bit"]) > NOTED_8BIT for row in bounded):
         order.remove("8-bit %")
         order.insert(order.index("mean l2"), "8-bit %")
     return order
