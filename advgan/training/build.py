@@ -1,5 +1,6 @@
 """The caller's own parts of a training; its networks with their initial weights, and its batch size."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from advgan.models.generator_settings import Architecture
 from advgan.training.defaults import size_defaults
 from advgan.training.gan import LossFunction
 from advgan.training.options import GeneratorConfig, TrainingConfig
-from advgan.training.run_directory import Place
 from advgan.training.trainer import OptimizerFactory
 
 
@@ -34,6 +34,7 @@ class Modules:
     optimizer: OptimizerFactory | None = None
     init: Generator | str | Path | None = None
     allowed_guides: tuple[str, ...] = ()  # of `init`: see Generator.from_pretrained
+    initial: Generator | None = None  # that of `init`, loaded; None in a resumed run
     guide_of_init: bool = False  # whether `guide` is that of the initial weights, and no argument
 
     def __post_init__(self) -> None:
@@ -51,10 +52,9 @@ class Modules:
             got = type(self.optimizer).__name__
             raise InputError(f"optimizer must be a function of parameters, like torch.optim.Adam, got {got}")
 
-    def load_init(self) -> Generator:
-        """The generator of the initial weights."""
-        assert self.init is not None
-        if isinstance(self.init, Generator):
+    def load_init(self) -> Generator | None:
+        """The generator of `init`, if there is one."""
+        if self.init is None or isinstance(self.init, Generator):
             return self.init
         return Generator.from_pretrained(self.init, allowed_guides=self.allowed_guides)
 
@@ -148,12 +148,15 @@ def check_settings_of_own(net: nn.Module, config: GeneratorConfig) -> None:
             raise InputError(f"{name} is of the network that fit builds, expected none beside {built}, got {chosen}")
 
 
-def settings_of_init(config: GeneratorConfig, modules: Modules, place: Place) -> dict[str, Any]:
+def settings_of_init(
+    config: GeneratorConfig, modules: Modules, saved: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The settings of the network that `config` leaves at their defaults, as the generator of the initial weights has
-    them; "guide" with them where it has one (True: the model itself). Of a resumed run those that it has."""
-    values, guided = place.saved_settings(), False
+    them; "guide" with them where it has one (True: the model itself). Of a resumed run those that it has, `saved`."""
+    values, guided = saved, False
     if values is None:
-        trained = modules.load_init()
+        trained = modules.initial
+        assert trained is not None
         if trained.custom:
             return {}
         values = trained.config | {"labels": bool(trained.labels), "any_class": bool(trained.classes)}

@@ -142,9 +142,11 @@ def fit(
             enable_activation_checkpointing(unwrap(images.model))
         training = partial(GeneratorTraining, images, threat, y_target, accelerator=accelerator, others=others)
         chosen: dict[str, Any] = {}
-        resumed = place.saved_settings() or {}
-        if (modules.init is not None or resumed.get("init_sha256")) and not isinstance(modules.generator, nn.Module):
-            chosen = settings_of_init(config.generator, modules, place)
+        saved = place.saved_settings()
+        modules = replace(modules, initial=modules.load_init() if saved is None else None)
+        from_init = modules.init is not None or bool(saved and saved.get("init_sha256"))
+        if from_init and not isinstance(modules.generator, nn.Module):
+            chosen = settings_of_init(config.generator, modules, saved)
         elif is_architecture_open(config, modules, images, others):
             chosen = chosen_settings(
                 lambda trial_config: training(trial_config, modules, Place()).trial(),
@@ -156,7 +158,7 @@ def fit(
             recorded = {name: as_json(value) for name, value in chosen.items()}
             description = replace(description, settings={**description.settings, **recorded})
         if chosen.pop("guide", False):
-            modules = replace(modules, guide=True, guide_of_init=modules.init is not None or "init_sha256" in resumed)
+            modules = replace(modules, guide=True, guide_of_init=from_init)
         config = config.replace(chosen)
         return training(config, modules, place, description=description).run(callbacks)
 
@@ -308,8 +310,8 @@ class GeneratorTraining:
             discriminator = Discriminator(shape[0], self.config.generator.architecture or "patch")
         digests: dict[str, Any] = {"target_sha256": fingerprint(model)}
         digests["guide_sha256"] = None if given_guide is None else fingerprint(given_guide)
-        if modules.init is not None and not resume:
-            digests["init_sha256"] = initialise(net, discriminator, modules.load_init(), modules.init)
+        if modules.init is not None and modules.initial is not None and not resume:
+            digests["init_sha256"] = initialise(net, discriminator, modules.initial, modules.init)
         return net, discriminator, digests
 
     def _sources(self, others: Sequence[nn.Module]) -> tuple[list[SourceModel], list[str]]:
