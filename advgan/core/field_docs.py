@@ -1,10 +1,11 @@
 """`help` of a dataclass of settings: its docstring, and the text below each of its fields."""
 
-import ast
 import dataclasses
 import inspect
 import textwrap
 from typing import Any, TypeVar
+
+from docstring_parser.attrdoc import AttributeDocstrings
 
 T = TypeVar("T", bound=type)
 
@@ -33,13 +34,7 @@ class _Doc:
 
 def field_texts(cls: type) -> dict[str, str]:
     """The text below each field in the source of `cls`; empty where there is no source."""
-    try:
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    except (OSError, TypeError, SyntaxError):
+    if cls is object:
         return {}
-    assert isinstance(node, ast.ClassDef)
-    texts = {}
-    for field, below in zip(node.body, node.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            texts[ast.unparse(field.target)] = inspect.cleandoc(str(below.value.value))
-    return texts
+    texts = AttributeDocstrings().get_attr_docs(cls)
+    return {name: inspect.cleandoc(text) for name, (text, _, _) in texts.items()}
