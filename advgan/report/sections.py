@@ -213,11 +213,10 @@ def _columns(protocol: str, fgsm_speed: float | None, worst: ResultRow | None, s
     cost: Columns = {
         "SSIM": cells.number("ssim_mean", ".3f"),
         "images/s": lambda row: at_least_two_digits(row["images_per_second"]),
-        "speed vs FGSM": cells.number("images_per_second", ",.3g", 1 / (fgsm_speed or 1)),
-        "forwards + backwards": lambda row: f"{row['forwards_per_image']:.3g}+{row['backwards_per_image']:.3g}",
     }
-    if not fgsm_speed:
-        del cost["speed vs FGSM"]
+    if fgsm_speed:
+        cost["speed vs FGSM"] = cells.number("images_per_second", ",.3g", 1 / fgsm_speed)
+    cost["forwards + backwards"] = lambda row: f"{row['forwards_per_image']:.3g}+{row['backwards_per_image']:.3g}"
     if worst:
         cost["unique"] = lambda row: str(worst["needed"].get(row["attack"], "–"))
     return names | (rate | bounded | cost if protocol == "bounded" else minimal | rate | cost)
