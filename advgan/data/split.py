@@ -18,8 +18,6 @@ from torch.utils.data import Dataset
 from advgan.core.errors import InputError
 from advgan.data.image_io import StoredImages
 
-PHOTO_SIDE = 96  # pixels, from which images are photos
-
 
 class Split(Dataset[tuple[Tensor, Tensor]]):
     """Images `(n, c, h, w)` uint8, a tensor, a numpy array or images that are decoded at access, and labels `(n,)`
@@ -183,12 +181,17 @@ def prediction_batch(image_shape: tuple[int, int, int], device: torch.device) ->
     return max(1, min(250, most // math.prod(image_shape)))
 
 
+def are_photos(image_shape: Sequence[int]) -> bool:
+    """Whether images of shape (c, h, w) have 96 pixels a side or more."""
+    return min(image_shape[1:]) >= 96
+
+
 def attack_batch_size(batch_size: int | None, image_shape: Sequence[int]) -> int:
     """`batch_size` of an attack with gradients, or the default: 100, but 20 photos, each of which takes a small network
     about 80 MB."""
     if batch_size is not None:
         return batch_size
-    return 20 if min(image_shape[1:]) >= PHOTO_SIDE else 100
+    return 20 if are_photos(image_shape) else 100
 
 
 def without_labels(data: Data) -> Data:

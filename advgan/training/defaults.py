@@ -6,7 +6,7 @@ An unrolled network starts at the gradient, and each of its steps costs several 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from advgan.data.split import PHOTO_SIDE
+from advgan.data.split import are_photos
 from advgan.evaluation.metrics import MANY_CLASSES
 from advgan.models.generator_settings import Architecture
 from advgan.models.losses import AdversarialLoss
@@ -36,7 +36,7 @@ PHOTOS = SizeDefaults("unet", 28, 2, 2, 16, 20, 600, 200)
 
 def size_defaults(image_shape: Sequence[int], architecture: Architecture | None = None) -> SizeDefaults:
     """Defaults for images of shape (c, h, w), and for an architecture other than the default one."""
-    defaults = PHOTOS if min(image_shape[1:]) >= PHOTO_SIDE else SMALL
+    defaults = PHOTOS if are_photos(image_shape) else SMALL
     if architecture is None or architecture == defaults.architecture:
         return defaults
     defaults = defaults._replace(architecture=architecture, width=SMALL.width, levels=SMALL.levels)
@@ -54,6 +54,6 @@ def objective_defaults(
     """The form of the adversarial loss, and the radius of the first step over eps: for photos of many classes, whose
     generator is otherwise close to one universal perturbation, the relativistic loss and a ball that shrinks (an
     unrolled network starts at the gradient, and needs no larger ball)."""
-    photos = min(image_shape[1:]) >= PHOTO_SIDE and classes >= MANY_CLASSES and not targeted
+    photos = are_photos(image_shape) and classes >= MANY_CLASSES and not targeted
     shrinking = photos and one_eps and architecture != "unrolled"
     return {"adversarial": "relativistic" if photos else DEFAULT_LOSS, "curriculum": 2.0 if shrinking else 1.0}

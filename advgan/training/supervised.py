@@ -28,7 +28,7 @@ from advgan.core.weights import check_trainable, device_of
 from advgan.data import Data, Split, Stream, training_batches
 from advgan.data.batches import augment, check_shift
 from advgan.data.sources import as_split, hold_out, note_shared
-from advgan.data.split import PHOTO_SIDE, attack_batch_size
+from advgan.data.split import are_photos, attack_batch_size
 from advgan.evaluation import predict
 from advgan.training.defaults import MAX_STEPS
 from advgan.training.run_directory import RunDirectory
@@ -70,7 +70,7 @@ class ClassifierConfig:
         """The same with the default batch size where it is None; `photos`: that of images from 96 pixels a side on."""
         if self.batch_size is not None:
             return self
-        most = photos if min(train.image_shape[1:]) >= PHOTO_SIDE else 128
+        most = photos if are_photos(train.image_shape) else 128
         most = most if isinstance(train, Stream) else min(most, len(train))
         return replace(self, batch_size=max(most // processes, 1) * processes)
 
