@@ -104,7 +104,8 @@ def test_as_a_user_runs_it(script: Run, basics: list[object], generator: Path, t
         assert f"(<{name}>)" in (out / "transfer.md").read_text()
     printed = " ".join(done.stdout.split())
     for subset in ("the victim classifies", "source and victim both classify"):
-        assert f"over the images that {subset} correctly, source (rows) x victim (columns), linf eps 0.2" in printed
+        title = f"over the images that {subset} correctly, source (rows) x victim (columns), mifgsm, linf eps 0.2"
+        assert title in printed
     assert "advgan for mnist-c" in done.stdout
     assert "total" in done.stderr, "progress bars"
     events = EventAccumulator(str(out / "logs" / "transfer"))

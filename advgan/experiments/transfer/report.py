@@ -119,20 +119,27 @@ def matrix(rows: list[ResultRow]) -> Plot:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, format=style.percent, label="ASR")
-    attack = "each attack" if len(matrix_attacks(rows)) > 1 else rows[0]["attack"]
-    title = f"Transfer of {attack}, {rows[0]['norm']} eps {eps_text(rows[0]['eps'])}{toward_text(rows[0])}"
-    return style.to_plot(figure, title, MATRIX.format(attack=attack))
+    return style.to_plot(figure, f"Transfer of {_described(rows)}", MATRIX.format(attack=_attack(rows)))
+
+
+def _attack(rows: list[ResultRow]) -> str:
+    """The attack of a matrix, whose lines name it where there are several."""
+    return "each attack" if len(matrix_attacks(rows)) > 1 else str(rows[0]["attack"])
+
+
+def _described(rows: list[ResultRow]) -> str:
+    """Attack, ball and aim of a matrix, for titles."""
+    return f"{_attack(rows)}, {rows[0]['norm']} eps {eps_text(rows[0]['eps'])}{toward_text(rows[0])}"
 
 
 def tables(summary: Summary) -> list[Table]:
     """The matrix over the victim's correct images, over the jointly correct ones, and the curves."""
     rows = summary["matrix"]
     lines, victims, cells = matrix_cells(rows)
-    threat = f"{rows[0]['norm']} eps {eps_text(rows[0]['eps'])}" + toward_text(rows[0])
     subsets = {"asr": "the victim classifies", "asr_both": "source and victim both classify"}
     result_tables = []
     for key, subset in subsets.items():
-        title = f"ASR % over the images that {subset} correctly, source (rows) x victim (columns), {threat}"
+        title = f"ASR % over the images that {subset} correctly, source (rows) x victim (columns), {_described(rows)}"
         chosen_lines = [line for line in lines if key == "asr" or any(cells[line, v]["source"] for v in victims)]
         text_rows = [[line, *(_rate(cells[line, victim], key) for victim in victims)] for line in chosen_lines]
         note = f"With 95 % intervals; {key} in transfer.csv. * white box: made on the victim."
