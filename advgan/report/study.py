@@ -1,6 +1,7 @@
 """Reports of studies: JSON, Markdown, CSV, figures, TensorBoard, HTML and the terminal."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class StudyReport:
     summary   NAME.json; it has "environment" and "targets"
     rows      results; failed ones are listed, the others are in tables and figures
     tables    in their order on the page; the terminal shows the first `printed` of them (None: all)
-    figures   by file name, with or without a folder; `folders`: those that may be empty
+    figures   by file name, with or without a folder; `folders`: those that are removed where they get no figure
     csv_rows  lines of NAME.csv, of which `columns` are written
     scalars   points in TensorBoard; points of one run follow each other
     intro     lines of Markdown below the heading; `notes` those below the tables, in TensorBoard under `notes_tag`
@@ -65,7 +66,7 @@ class StudyReport:
         """Write all files atomically, the JSON file last. Raises ValueError, before anything is written, for NaN or
         infinity in the summary."""
         text = json.dumps(self.summary, indent=2, allow_nan=False) + "\n"
-        by_folder: dict[str, dict[str, Plot]] = {folder: {} for folder in self.folders}
+        by_folder: dict[str, dict[str, Plot]] = {}
         for file, plot in self.figures.items():
             folder, _, name = file.rpartition("/")
             by_folder.setdefault(folder, {})[name] = plot
@@ -74,6 +75,8 @@ class StudyReport:
                 atomic_write_dir(directory / folder, partial(write_figures, plots))
             else:
                 write_figures(plots, directory)
+        for folder in set(self.folders) - set(by_folder):  # of an earlier run
+            shutil.rmtree(directory / folder, ignore_errors=True)
         atomic_write_dir(directory / "logs" / self.name, self._log)
         if self.html is not None:
             atomic_write(directory / f"{self.name}.html", self.html)
@@ -100,7 +103,7 @@ class StudyReport:
             console.print(line, style="red", markup=False)
         forms = [".html"] * (self.html is not None) + [".md", ".csv", ".json"]
         print(f"report       {', '.join(str(directory / f'{self.name}{form}') for form in forms)}")
-        paths = dict.fromkeys([file.partition("/")[0] for file in self.figures] + list(self.folders))
+        paths = dict.fromkeys(file.partition("/")[0] for file in self.figures)
         print(f"images       {', '.join(str(directory / place) for place in paths)}")
         print(f"look at it   {tensorboard_command(directory / 'logs')}")
 

@@ -64,10 +64,14 @@ def test_one_declaration_gives_every_file(tmp_path: Path, capsys: pytest.Capture
     assert str(tmp_path / "study.md") in printed.replace("\n", "")
 
 
-def test_a_second_report_replaces_figures_of_the_first(tmp_path: Path) -> None:
-    report().write(tmp_path)
-    report(figures={}, folders=["gallery"]).write(tmp_path)
-    assert list((tmp_path / "gallery").iterdir()) == []
+def test_a_folder_without_figures_is_neither_made_nor_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report(folders=["gallery"]).write(tmp_path)
+    assert (tmp_path / "gallery" / "pgd.png").is_file()
+    later = report(figures={}, folders=["gallery", "norms"])
+    later.write(tmp_path)
+    assert not {"gallery", "norms"} & {path.name for path in tmp_path.iterdir()}
+    report(figures={"curve.png": report().figures["curve.png"]}, folders=["gallery"]).print(tmp_path, cache_hits=0)
+    assert "gallery" not in capsys.readouterr().out
 
 
 def test_nan_in_the_summary_leaves_no_file(tmp_path: Path) -> None:
