@@ -17,7 +17,7 @@ from advgan.data.batches import steps_per_epoch, training_batches
 from advgan.data.classes import relabel
 from advgan.data.folder import Labels, LabelSource, OwnInput, Sizing, load_folder, no_input
 from advgan.data.hf import load_hf
-from advgan.data.image_file import check_resize
+from advgan.data.image_file import check_sizes
 from advgan.data.split import Data, Split, without_labels
 from advgan.data.stream import Stream
 from advgan.data.vision import load_mnist5k, load_torchvision
@@ -79,11 +79,9 @@ def load_data(
         raise InputError(f"unknown data set {name!r}{suggestion}")
     if channels not in (None, 1, 3):
         raise InputError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-    if image_size is not None and image_size < 1:
-        raise InputError(f"image size must be at least 1, got {image_size}")
     if seed < 0:
         raise InputError(f"seed must be at least 0, got {seed}")
-    check_resize(resize, image_size or 1)
+    check_sizes(image_size, resize)
     if kind not in CUSTOM_DATASETS and (image_column or label_column):
         raise InputError(f"columns can be chosen for {', '.join(CUSTOM_DATASETS)} only, not for {name!r}")
     if labels_file is not None and (kind != "folder" or label_source == "predicted"):

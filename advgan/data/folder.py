@@ -13,7 +13,7 @@ from torch import Tensor
 from advgan.core.errors import InputError, listing, note
 from advgan.core.terminal import utf8
 from advgan.data.classes import class_order
-from advgan.data.image_file import EXTENSIONS, ImageSource, check_resize
+from advgan.data.image_file import EXTENSIONS, ImageSource, check_sizes
 from advgan.data.image_io import (
     StoredImages,
     infer_shape,
@@ -116,7 +116,7 @@ class Sizing:
                 )
             return None, None
         side, resize = own[0][1], own[1] if self.resize is None else self.resize
-        check_resize(resize, side)
+        check_sizes(side, resize)
         note(f"images of {root} are made {side} x {side}, as the classifier's: {resizing_text(side, resize)}")
         return side, resize
 

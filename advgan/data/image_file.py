@@ -31,6 +31,7 @@ EXTENSIONS = (
 )
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # not EPS, for which Pillow runs Ghostscript
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; the number for which Pillow warns
+LARGEST_SIDE = math.isqrt(MAX_PIXELS)
 GREY = ("1", "L", "LA", "La")
 
 
@@ -101,19 +102,24 @@ def _opened(source: ImageFile) -> Iterator[Image.Image]:
         raise OSError(f"{type(error).__name__}: {error}") from None
 
 
-def check_resize(resize: int | None, side: int) -> None:
-    """Raise InputError for a shorter side before the crop, `resize`, that is below the `side` of the crop."""
-    if resize is not None and resize < side:
-        raise InputError(f"resize must be at least the image size, {side}, got {resize}")
+def check_sizes(side: int | None, resize: int | None) -> None:
+    """Raise InputError for a `side` of images, or a shorter side before the crop, `resize`, out of range; None: any."""
+    if side is not None and not 1 <= side <= LARGEST_SIDE:
+        raise InputError(f"image_size must be at least 1 and at most {LARGEST_SIDE}, got {side}")
+    if resize is not None and not (least := side or 1) <= resize <= LARGEST_SIDE:
+        raise InputError(f"resize must be at least the image size, {least}, and at most {LARGEST_SIDE}, got {resize}")
 
 
 def cropped(image: Image.Image, width: int, height: int, resize: int | None = None) -> Image.Image:
     """Resized (bilinear, antialiased) until it just covers the size, or its shorter side to `resize` pixels, and
-    cropped around its centre, as torchvision's Resize and CenterCrop do."""
+    cropped around its centre, as torchvision's Resize and CenterCrop do. Raises OSError for more than `MAX_PIXELS`."""
     if resize is None:
         return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     short = min(image.size)
-    resized = image.resize([int(resize * side / short) for side in image.size], Image.Resampling.BILINEAR)
+    size = [int(resize * side / short) for side in image.size]
+    if size[0] * size[1] > MAX_PIXELS:
+        raise OSError(f"at most {MAX_PIXELS} pixels expected, got {size[0]} x {size[1]} after resize {resize}")
+    resized = image.resize(size, Image.Resampling.BILINEAR)
     left, top = (round((have - want) / 2) for have, want in zip(resized.size, (width, height), strict=True))
     return resized.crop((left, top, left + width, top + height))
 

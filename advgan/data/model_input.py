@@ -7,8 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from advgan.core.errors import InputError
-from advgan.data.image_file import check_resize, cropped
+from advgan.data.image_file import check_sizes, cropped
 
 
 class Sampling(NamedTuple):
@@ -24,7 +23,7 @@ class ModelInput:
     """Photos resized (bilinear, antialiased) until the shorter side has `resize` pixels (None: until `height` x `width`
     is just covered), and the centre crop of `height` x `width`, as `advgan.data` reads the files of a folder.
 
-    Raises InputError for sizes below 1, and for a `resize` below the crop.
+    Raises InputError as `check_sizes`.
     """
 
     height: int
@@ -32,9 +31,8 @@ class ModelInput:
     resize: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1:
-            raise InputError(f"image_size must be at least 1, got {min(self.height, self.width)}")
-        check_resize(self.resize, max(self.height, self.width))
+        check_sizes(min(self.height, self.width), None)
+        check_sizes(max(self.height, self.width), self.resize)
 
     def __str__(self) -> str:
         size = f"{self.width} x {self.height}"

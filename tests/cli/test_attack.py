@@ -478,6 +478,7 @@ def test_control_characters_in_names_are_escaped(
         (["{in}", "{out}", "--generator", "{g}", "--image-size", "0"], "image_size must be at least 1"),
         (["{in}", "{out}", "--generator", "{g}", "--resize", "9"], "resize needs the size of the centre crop"),
         (["{in}", "{out}", "--generator", "{g}", "--image-size", "8", "--resize", "7"], "resize must be at least"),
+        (["{in}", "{out}", "--generator", "{g}", "--resize", "1000000"], "at most 9459, got 1000000"),
         (["{in}", "{out}", "--generator", "{g}", "--attack", "pgd"], "attack pgd: expected no --generator"),
         (["{in}", "{out}"], "attack advgan: expected --generator, or another --attack, got None"),
         (["{in}", "{out}", "--attack", "pgd", "--eps", "0.1"], "needs the classifier under attack, expected --target"),

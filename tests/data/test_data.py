@@ -183,7 +183,9 @@ def test_truncated_copy_raises(tmp_path: Path) -> None:
     [
         ({"name": "imagenet"}, f"unknown data set 'imagenet', expected one of {', '.join(DATASETS)}"),
         ({"name": "folder", "channels": 2}, r"channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
-        ({"name": "folder", "image_size": 0}, "image size must be at least 1, got 0"),
+        ({"name": "folder", "image_size": 0}, "image_size must be at least 1 and at most 9459, got 0"),
+        ({"name": "folder", "image_size": 10**6}, "image_size must be at least 1 and at most 9459, got 1000000"),
+        ({"name": "folder", "resize": 10**6}, "and at most 9459, got 1000000"),
         ({"name": "mnist", "seed": -1}, "seed must be at least 0, got -1"),
         ({"name": "mnist", "image_size": 32}, "folder, hf, hf-stream only, not for 'mnist'"),
         ({"name": "mnist5k", "channels": 3}, "folder, hf, hf-stream only, not for 'mnist5k'"),
@@ -611,7 +613,7 @@ def test_resize_before_crop_equals_torchvision(tmp_path: Path) -> None:
         image.numpy().tobytes() for image in data.test.images
     }
     assert data.preprocessing == "shorter side to 16 pixels (bilinear, antialiased), centre crop of 14"
-    with pytest.raises(InputError, match="resize must be at least the image size, 14, got 12"):
+    with pytest.raises(InputError, match="resize must be at least the image size, 14, and at most 9459, got 12"):
         load_data("folder", tmp_path / "test", image_size=14, resize=12)
     with pytest.raises(InputError, match="resize does nothing without an image size: expected --image-size"):
         load_data("folder", tmp_path / "test", resize=16, label_source="predicted")

@@ -41,7 +41,15 @@ def test_a_photo_of_the_input_size_is_unchanged() -> None:
 
 
 def test_invalid_sizes() -> None:
-    with pytest.raises(InputError, match="resize must be at least the image size, 16, got 15"):
+    with pytest.raises(InputError, match="resize must be at least the image size, 16, and at most 9459, got 15"):
         ModelInput(16, 8, 15)
-    with pytest.raises(InputError, match="image_size must be at least 1, got 0"):
+    with pytest.raises(InputError, match="image_size must be at least 1 and at most 9459, got 0"):
         ModelInput(0, 8)
+    for side, resize in ((10**6, None), (8, 10**6)):
+        with pytest.raises(InputError, match="at most 9459, got 1000000"):
+            ModelInput(side, 8, resize)
+
+
+def test_a_long_photo_is_not_resized_to_more_pixels_than_an_image_may_have() -> None:
+    with pytest.raises(OSError, match="at most 89478485 pixels expected, got 9000 x 9000000 after resize 9000"):
+        ModelInput(8, 8, 9000)(photo(1000, 1))

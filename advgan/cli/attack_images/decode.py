@@ -109,11 +109,12 @@ def decode_images(
     def read(path: str | os.PathLike[str]) -> Photo | str:
         try:
             image = open_image(os.fspath(path))
+            profile = image.info.get("icc_profile") or b""
+            image = image if channels is None else image.convert("L" if channels == 1 else "RGB")
+            resized = image if model_input is None else model_input(image)
         except OSError as error:
             return error.strerror or str(error)
-        profile = image.info.get("icc_profile") or b""
-        image = image if channels is None else image.convert("L" if channels == 1 else "RGB")
-        pixels, resized = as_array(image), image if model_input is None else model_input(image)
+        pixels = as_array(image)
         inputs = pixels if resized is image else as_array(resized)
         return Photo(inputs if inputs_only else pixels, inputs, profile)
 

@@ -20,6 +20,7 @@ from advgan.core.shipped import CLASSIFIERS, classifier_beside, existing_or_ship
 from advgan.core.threat_model import Threat, eps_text
 from advgan.core.training_record import trained_with
 from advgan.data.classes import find_class
+from advgan.data.image_file import check_sizes
 from advgan.data.model_input import ModelInput
 from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier, unwrap
 from advgan.evaluation.loading import LoadedGenerator, TargetModel
@@ -152,6 +153,7 @@ def effective(settings: Settings, attacker: ImageAttacker) -> Settings:
 def load_pair(source: str, settings: PairSettings) -> Pair:
     """The generator in `source` (a folder, a run, hf://USER/MODEL) and its classifier. Raises InputError for a
     generator without one, and for two that do not fit."""
+    check_sizes(settings.image_size, settings.resize)
     spec = chosen_classifier(settings)
     if spec is None:
         folder = classifier_beside(source)

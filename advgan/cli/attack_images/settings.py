@@ -12,6 +12,7 @@ from advgan.core.config import ByOrder, Real
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath, PathOrAddress
 from advgan.core.threat_model import Norm
+from advgan.data.image_file import check_sizes
 
 PROGRAM = "attack"  # as in settings-attack.yaml
 
@@ -96,13 +97,12 @@ def check(settings: Settings) -> None:
         )
     if settings.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+    check_sizes(settings.image_size, settings.resize)
     if settings.max_pixels < 1 or (settings.image_size or 0) ** 2 > settings.max_pixels:
         raise InputError(
             f"max_pixels must be at least 1 and the square of image_size, got {settings.max_pixels} and "
             f"image_size {settings.image_size}"
         )
-    if settings.image_size is not None and settings.image_size < 1:
-        raise InputError(f"image_size must be at least 1, got {settings.image_size}")
     if settings.figure is not None and (settings.target is None or settings.figure.suffix.lower() != ".png"):
         raise InputError(f"a figure is a PNG with predictions, expected --target and FILE.png, got {settings.figure}")
     if settings.output_dir.is_file() or settings.output_dir.suffix.lower() in (".png", ".jpg", ".jpeg"):
