@@ -274,12 +274,18 @@ def _labels_beside(folder: Path, paths: list[str], labels: Labels, root: Path) -
         return None
     if labels.file is not None:
         return labels_of_files(labels.table(labels.file), paths, (folder, root))
+    way_out = "--label-source predicted (in Python: without that file) takes the images without labels"
     try:
-        names = labels_of_files(labels.table(beside), paths, (folder, root))
+        table = labels.table(beside)
+        if table.labels is None:
+            note(no_labels(table))
+            return None
+        names = labels_of_files(table, paths, (folder, root))
     except InputError as error:
-        note(f"images of {folder} have no labels: {error}")
-        return None
-    note(f"labels of {folder} are those in {beside}" if names else f"{beside} names none of the images in {folder}")
+        raise InputError(f"{error}; {way_out}") from None
+    if names is None:
+        raise InputError(f"{beside} names none of the images in {folder}; {way_out}")
+    note(f"labels of {folder} are those in {beside}")
     return names
 
 

@@ -586,6 +586,26 @@ def test_invalid_label_file_raises(content: str, message: str, tmp_path: Path) -
         load_data("folder", tmp_path / "test", labels_file=tmp_path / "labels.csv")
 
 
+@pytest.mark.parametrize(
+    "content", ["00.png,1\n", "file,label\n00.png,1\n", "file,label\nx.png,1\n", "", "file,label\n\xff"]
+)
+def test_an_invalid_list_beside_a_folder_does_not_leave_its_images_without_labels(content: str, tmp_path: Path) -> None:
+    names = write_photos(tmp_path / "train")
+    write_photos(tmp_path / "test")
+    write_labels(tmp_path / "train.csv", [(name, i % 2) for i, name in enumerate(names)])
+    (tmp_path / "test.csv").write_text(content, encoding="latin-1")
+    with pytest.raises(
+        InputError, match=r"test\.csv.*; --label-source predicted \(in Python: without that file\) takes"
+    ):
+        load_data("folder", tmp_path)
+    assert not load_data("folder", tmp_path, label_source="predicted").test.has_labels
+    (tmp_path / "test.csv").write_text("id\n00.png\n")
+    for path in (tmp_path / "test" / "more").iterdir():
+        path.rename(tmp_path / "test" / path.name)
+    (tmp_path / "test" / "more").rmdir()
+    assert not load_data("folder", tmp_path).test.has_labels, "a table without a column of labels is a list of files"
+
+
 def test_invalid_lists_raise(tmp_path: Path) -> None:
     write_labels(tmp_path / "list.csv", [(f"{i}.png", i) for i in range(9)])
     with pytest.raises(InputError, match=r"^9 of 9 files of .*list.csv are missing: 0.png, .* \(9 in all\); expected"):
