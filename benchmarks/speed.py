@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A program run by its path has its own folder first on the path; the library is above it.
 sys.path.insert(0, str(ROOT))
 
+from advgan.core.fraction import eps_text
 from advgan.core.shutdown import exit_on_signals
 
 if __name__ == "__main__":
@@ -39,7 +40,7 @@ from advgan.core.config import Real, run, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.shipped import CLASSIFIERS
-from advgan.core.threat_model import Threat, check_class, eps_text
+from advgan.core.threat_model import Threat, check_class
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier
 from advgan.defenses.flags import TargetSettings

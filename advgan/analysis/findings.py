@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advgan.analysis.groups import Group, by_attack, first_seeds, groups, spec_of
 from advgan.analysis.worst_case import any_success, worst_case
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.metrics import MANY_CLASSES, LargestClass
 from advgan.evaluation.statistics import mcnemar, wilson

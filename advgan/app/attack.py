@@ -14,9 +14,10 @@ from torch import Tensor
 from advgan.app.digits import mnist_form
 from advgan.attacks import make_attack
 from advgan.core.errors import InputError
+from advgan.core.fraction import eps_text
 from advgan.core.json_files import read_object
 from advgan.core.shipped import CLASSIFIER_OF, check_shipped, shipped
-from advgan.core.threat_model import Threat, delta_norms, eps_text
+from advgan.core.threat_model import Threat, delta_norms
 from advgan.core.weights import device_of
 from advgan.data.image_file import as_array
 from advgan.data.model_input import ModelInput

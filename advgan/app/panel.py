@@ -7,7 +7,8 @@ from torch import Tensor
 
 from advgan.app.attack import AttackedImage, Outcome, Pair, Prediction
 from advgan.app.sketch import data_uri
-from advgan.core.threat_model import eps_text, to_8bit
+from advgan.core.fraction import eps_text
+from advgan.core.threat_model import to_8bit
 
 
 def panel(pair: Pair, result: AttackedImage, steps: Sequence[str] = ()) -> str:

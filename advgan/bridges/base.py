@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from advgan.attacks.registry import AttackerAccess, AttackKind
 from advgan.classifiers import BlackBox
-from advgan.core.config import parse_fraction
 from advgan.core.errors import InputError
+from advgan.core.fraction import parse_fraction
 from advgan.core.spec_strings import setting_texts
 
 Call = Callable[[Tensor, Tensor, Tensor | None], Any]  # x (n, c, h, w), y (n,), y_target (n,) or None -> x_adv

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_regular
+from advgan.core.fraction import eps_text
 from advgan.core.optional import require_package
 from advgan.core.shipped import existing_or_shipped
 from advgan.core.terminal import printable_lines
@@ -85,6 +86,7 @@ def _exported(file: Path) -> dict[str, Any]:
 def _table(path: Path, values: dict[str, Any]) -> Table:
     table = Table(title=in_rich(path), show_header=False, title_justify="left")
     for key, value in values.items():
-        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        number = eps_text if key.startswith("eps") else "{:.6g}".format
+        text = number(value) if isinstance(value, float) else str(value)
         table.add_row(in_rich(key), in_rich(text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."))
     return table

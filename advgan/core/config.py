@@ -23,6 +23,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from advgan.core.errors import InputError, NotFiniteError, did_you_mean, one_line
 from advgan.core.files import atomic_write
+from advgan.core.fraction import parse_fraction
 from advgan.core.lock import release
 from advgan.core.recipe import (
     convert_paths,
@@ -38,15 +39,6 @@ from advgan.core.terminal import printable, safe_streams
 
 S = TypeVar("S")
 LARGEST = 2**53  # of whole numbers
-
-
-def parse_fraction(text: str) -> float:
-    """'0.3' or '8/255' as a float; parsed, never evaluated. Raises InputError for anything else."""
-    try:
-        numerator, slash, denominator = str(text).partition("/")
-        return float(numerator) / float(denominator) if slash else float(numerator)
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"expected a number like 0.3 or a fraction like 8/255, got {text!r}") from None
 
 
 # A float flag that also accepts fractions.

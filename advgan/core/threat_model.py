@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -33,17 +32,6 @@ def check_eps(eps: float, norm: str, name: str = "eps") -> float:
     if not 0 < eps <= largest:
         raise InputError(f"{name} must be in (0, {largest:g}] (pixels lie in [0, 1]; {hint}), got {eps}")
     return float(eps)
-
-
-def eps_text(eps: float) -> str:
-    """A radius in its usual notation: 0.3, and the float of 8/255 as "8/255", not as 0.03137."""
-    short, levels = f"{eps:.6g}", round(255 * eps)
-    if float(short) == eps:
-        return short
-    small, large = (Fraction(eps).limit_denominator(most) for most in (10, 100))
-    if levels and levels / 255 == eps and float(small) != eps:
-        return f"{levels}/255"
-    return str(large) if float(large) == eps else f"{eps:.4g}"
 
 
 def toward_text(row: Mapping[str, Any]) -> str:

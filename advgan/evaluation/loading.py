@@ -15,10 +15,10 @@ from torch import nn
 from advgan.classifiers import fingerprint
 from advgan.classifiers.external import source_of
 from advgan.classifiers.external.base import ExternalClassifier
-from advgan.core.config import parse_fraction
 from advgan.core.errors import InputError, warn
+from advgan.core.fraction import eps_text, parse_fraction
 from advgan.core.json_files import check_real, read_sealed
-from advgan.core.threat_model import NORMS, Norm, Threat, check_eps, eps_text
+from advgan.core.threat_model import NORMS, Norm, Threat, check_eps
 from advgan.core.training_record import checkpoint_folder, unfinished
 from advgan.data import Data
 from advgan.data.classes import class_mapping

@@ -22,12 +22,13 @@ import advgan.training as training
 from advgan.attacks.registry import make_attack
 from advgan.classifiers import Classifier, fingerprint, load_target
 from advgan.classifiers.external import source_of
-from advgan.core.config import ByOrder, parse_fraction
+from advgan.core.config import ByOrder
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write_dir
+from advgan.core.fraction import eps_text, parse_fraction
 from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
-from advgan.core.threat_model import Threat, eps_text
+from advgan.core.threat_model import Threat
 from advgan.data import CUSTOM_DATASETS, Split, Stream, load_data, relabel
 from advgan.data.flags import ImageSettings
 from advgan.defenses import parse_classifier

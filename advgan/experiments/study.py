@@ -14,8 +14,9 @@ import advgan.training as training
 from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import ByOrder, write_settings
 from advgan.core.errors import InputError, note
+from advgan.core.fraction import eps_text
 from advgan.core.recipe import NameOrPath
-from advgan.core.threat_model import Threat, eps_text
+from advgan.core.threat_model import Threat
 from advgan.data import Data
 from advgan.data.classes import class_number
 from advgan.data.flags import DataSettings, load_chosen

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from advgan.core.errors import listing
+from advgan.core.fraction import eps_text
 from advgan.core.terminal import printable
-from advgan.core.threat_model import eps_text
 
 CARD = """---
 library_name: advgan

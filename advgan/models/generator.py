@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from advgan.core.errors import InputError, listing, one_line
 from advgan.core.files import atomic_write_dir, folder_path
+from advgan.core.fraction import eps_text
 from advgan.core.inputs import array_as_tensor, check_default_device, check_range, check_tensor, check_whole, plain
 from advgan.core.json_files import check_int, check_keys, read_object
 from advgan.core.shipped import existing_or_shipped
-from advgan.core.threat_model import Norm, Threat, check_eps, eps_text, squash_to_ball
+from advgan.core.threat_model import Norm, Threat, check_eps, squash_to_ball
 from advgan.core.training_record import warn_unfinished
 from advgan.core.weights import build_and_load, device_of, read_checkpoint, write_checkpoint
 from advgan.models.config_card import config_card

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from advgan.classifiers.base import MAX_CLASSES
 from advgan.core.errors import InputError, listing
+from advgan.core.fraction import eps_text
 from advgan.core.inputs import array_as_tensor
 from advgan.core.json_files import check_int
-from advgan.core.threat_model import check_eps, eps_text
+from advgan.core.threat_model import check_eps
 from advgan.core.weights import check_weights
 from advgan.models.networks import PatchNetwork, ResNetNetwork, UNet, XiaoNetwork
 from advgan.models.unrolled import UnrolledGradientNetwork

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advgan.core.files import atomic_write, atomic_write_dir
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.escaping import csv_text, in_markdown

@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 from torch import Tensor
 
+from advgan.core.fraction import eps_text
 from advgan.core.terminal import printable_lines
-from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.gallery import difference, magnifications, rgb

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from advgan.core.fraction import eps_text
 from advgan.core.terminal import printable
-from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown, in_rich, in_table
 

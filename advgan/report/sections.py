@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import Any
 
 from advgan.analysis.groups import Group, group_of
-from advgan.core.threat_model import eps_text, toward_text
+from advgan.core.fraction import eps_text
+from advgan.core.threat_model import toward_text
 from advgan.report import cells
 from advgan.report.page import Cell, Columns, ResultRow, Summary, Table, percent, with_interval
 

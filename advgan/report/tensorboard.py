@@ -13,7 +13,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.files import atomic_write_dir
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.escaping import in_markdown

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.errors import InputError
+from advgan.core.fraction import eps_text
 from advgan.core.inputs import predicted
 from advgan.core.rejection import accepts, can_reject
-from advgan.core.threat_model import eps_text
 from advgan.data import Split
 from advgan.data.split import prediction_batch
 from advgan.defenses import Transforms

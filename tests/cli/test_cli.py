@@ -29,7 +29,7 @@ def info(directory: Path, capsys: pytest.CaptureFixture[str]) -> str:
 def test_info_of_generator(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = info(run_directory / "generator", capsys)
     size = sum(parameter.numel() for parameter in Generator(width=8, depth=1).parameters())
-    for expected in ("0.0313725", "linf", f"{size:,}", "A generator", "one", "two"):
+    for expected in ("│ 8/255 ", "linf", f"{size:,}", "A generator", "one", "two"):
         assert expected in text
     assert "tags" not in text
 

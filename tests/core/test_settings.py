@@ -13,8 +13,9 @@ import tyro
 import yaml
 
 from advgan.cli.main import COMMANDS
-from advgan.core.config import Real, load_recipe, parse, parse_fraction, run, settings_file, write_settings
+from advgan.core.config import Real, load_recipe, parse, run, settings_file, write_settings
 from advgan.core.errors import InputError
+from advgan.core.fraction import parse_fraction
 from advgan.core.program import program_module
 from advgan.core.recipe import NameOrPath, PathOrAddress
 from advgan.experiments.comparison import run as compare

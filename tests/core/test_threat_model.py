@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advgan.core.threat_model import Threat, check_eps, delta_norms, eps_text, squash_to_ball, to_8bit
+from advgan.core.fraction import eps_text
+from advgan.core.threat_model import Threat, check_eps, delta_norms, squash_to_ball, to_8bit
 
 SHAPES = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
 

@@ -19,6 +19,7 @@ from advgan.attacks.carry import carry_back
 from advgan.classifiers import fingerprint
 from advgan.cli.attack_images.decode import Batch, Photo
 from advgan.core.errors import InputError
+from advgan.core.fraction import eps_text
 from advgan.core.inputs import predicted
 from advgan.core.threat_model import TOLERANCE, Threat, check_class, to_8bit
 from advgan.core.weights import device_of
@@ -62,7 +63,7 @@ class ImageAttacker:
             self._check_attack()
         if self._linf and self.threat is not None and self.threat.eps < LEVEL - 1e-6:
             raise InputError(
-                f"eps must be at least one grey level, 1/255, for a change in a PNG, got {self.threat.eps:.6g}"
+                f"eps must be at least one grey level, 1/255, for a change in a PNG, got {eps_text(self.threat.eps)}"
             )
         if self.channels not in (1, 3):
             raise InputError(f"a PNG is grey or RGB, expected a generator of 1 or 3 channels, got {self.channels}")

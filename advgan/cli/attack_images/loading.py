@@ -15,9 +15,10 @@ from advgan.classifiers import BlackBox, check_target
 from advgan.cli.attack_images.attacker import ImageAttacker
 from advgan.cli.attack_images.settings import PairSettings, Settings
 from advgan.core.errors import InputError
+from advgan.core.fraction import eps_text
 from advgan.core.imagenet import class_names
 from advgan.core.shipped import CLASSIFIERS, classifier_beside, existing_or_shipped
-from advgan.core.threat_model import Threat, eps_text
+from advgan.core.threat_model import Threat
 from advgan.core.training_record import trained_with
 from advgan.data.classes import find_class
 from advgan.data.image_file import check_sizes

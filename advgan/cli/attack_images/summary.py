@@ -10,8 +10,8 @@ from advgan.cli.attack_images.find import InputImage
 from advgan.cli.attack_images.settings import Settings
 from advgan.cli.attack_images.work import ManifestRow
 from advgan.core.errors import note
+from advgan.core.fraction import eps_text
 from advgan.core.terminal import printable
-from advgan.core.threat_model import eps_text
 from advgan.data.image_file import image_dimensions
 from advgan.evaluation.metrics import changed_class
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.report import cells
 from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown

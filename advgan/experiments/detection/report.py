@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.report import cells
 from advgan.report.comparison import Plot
 from advgan.report.figures import style

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.report import cells
 from advgan.report.comparison import Plot
 from advgan.report.figures import style

@@ -15,8 +15,9 @@ from advgan.attacks.advgan import advgan
 from advgan.attacks.common import frozen_eval
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.core.errors import InputError, note
+from advgan.core.fraction import eps_text
 from advgan.core.json_files import check_int
-from advgan.core.threat_model import Norm, Threat, eps_text
+from advgan.core.threat_model import Norm, Threat
 from advgan.core.weights import device_of
 from advgan.data.split import attack_batch_size
 from advgan.evaluation.runner import time_columns, time_ratios

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.experiments.frontier.analysis import BASELINES, METHODS
 from advgan.experiments.frontier.budget_report import budget_plots, budget_scalars, flat_rows
 from advgan.experiments.frontier.budget_report import tables as budget_tables

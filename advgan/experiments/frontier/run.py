@@ -31,7 +31,8 @@ from advgan.attacks.advgan import default_step_size
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import make_attack, parse_attack
 from advgan.core.errors import InputError, note
-from advgan.core.threat_model import Norm, Threat, eps_text
+from advgan.core.fraction import eps_text
+from advgan.core.threat_model import Norm, Threat
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation import Result, evaluate
 from advgan.evaluation.compatibility import require_gradients

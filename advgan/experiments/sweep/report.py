@@ -7,7 +7,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from advgan.core.threat_model import eps_text, toward_text
+from advgan.core.fraction import eps_text
+from advgan.core.threat_model import toward_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Comparison, Plot

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.patches import Rectangle
 
-from advgan.core.threat_model import eps_text, toward_text
+from advgan.core.fraction import eps_text
+from advgan.core.threat_model import toward_text
 from advgan.report.comparison import Plot
 from advgan.report.figures import style
 from advgan.report.figures.plot_groups import safe

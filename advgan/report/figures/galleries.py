@@ -1,6 +1,6 @@
 """A gallery for each attack: adversarial examples of the first images, and their predictions."""
 
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.plot_groups import PlotGroup, plot_groups, safe

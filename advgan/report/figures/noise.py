@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.plot_groups import PlotGroup, plot_groups

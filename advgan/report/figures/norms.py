@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.plot_groups import PlotGroup, plot_groups, safe

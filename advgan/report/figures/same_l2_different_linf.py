@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from advgan.core.threat_model import delta_norms, eps_text
+from advgan.core.fraction import eps_text
+from advgan.core.threat_model import delta_norms
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.plot_groups import PlotGroup, plot_groups
 from advgan.report.figures.style import new_figure, to_plot

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
-from advgan.core.threat_model import eps_text
+from advgan.core.fraction import eps_text
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.plot_groups import PlotGroup, plot_groups, safe
 from advgan.report.figures.style import Style, clean_axes, new_figure, percent, styles, to_plot

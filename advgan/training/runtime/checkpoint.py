@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import sha256_of
+from advgan.core.fraction import eps_text
 from advgan.core.json_files import as_json
-from advgan.core.threat_model import eps_text
 from advgan.core.training_record import PROGRESS, newest_state
 from advgan.training.runtime.distributed import in_any_process
 
