@@ -5,11 +5,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, get_args, get_type_hints
 
+from advgan.core.config import LARGEST
 from advgan.core.errors import InputError, did_you_mean
 from advgan.core.fraction import parse_fraction
 from advgan.core.json_files import check_int, check_real
-
-LARGEST = 2**31 - 1  # of whole numbers: more steps than any attack takes
 
 
 def parse_spec(

@@ -316,7 +316,7 @@ def test_parse_attack_settings() -> None:
         ("pgd:steps", "cannot take 'steps'"),
         ("pgd:steps=3:steps=4", "attack pgd sets steps twice"),
         ("pgd:steps=many", "pgd:steps must be of type int, got 'many'"),
-        ("pgd:steps=99999999999999999999", "pgd:steps must be at most 2,147,483,647, got 9999"),
+        ("pgd:steps=99999999999999999999", "pgd:steps must be at most 9,007,199,254,740,992, got 9999"),
         ("deepfool:overshoot=inf", "deepfool:overshoot must be a finite number, got inf"),
         ("pgd:step_size=1/0", "pgd:step_size must be of type float, got '1/0'"),
         ("pgd:stop_on_success=maybe", "must be of type bool, got 'maybe'"),
