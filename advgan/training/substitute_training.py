@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -66,9 +66,9 @@ class SubstituteConfig(NetworkFlags, LossFlags):
     """Norm of the ball"""
     y_target: int | None = None
     """Target class of every image, a number; None: untargeted, away from the black box's prediction"""
-    batch_size: int = 64
-    """Batch size, the default of 64 or fewer where there are fewer images; half of the substitute's are adversarial
-    images, from the second round on"""
+    batch_size: int | None = None
+    """Batch size; None: 64, or fewer where there are fewer images; half of the substitute's are adversarial images,
+    from the second round on"""
     seed: int = 0
     """Seed of weights, batches and the attacker's choice of images"""
     bf16: bool = False
@@ -89,6 +89,15 @@ class SubstituteConfig(NetworkFlags, LossFlags):
     """Largest gradient norm of the generator"""
     validation_images: int = 500
     """Maximum number of validation images; each round queries all of them, counted apart"""
+
+    def with_batch_size(self, n: int) -> Self:
+        """The same with the default batch size for `n` images where it is None."""
+        return self if self.batch_size is not None else replace(self, batch_size=min(64, n))
+
+    @property
+    def images_per_step(self) -> int:
+        assert self.batch_size is not None, "set by with_batch_size"
+        return self.batch_size
 
     @property
     def num_rounds(self) -> int:
@@ -224,6 +233,7 @@ class SubstituteTraining:
         program: str | None = None,
         progress: bool = True,
     ) -> None:
+        config = config.with_batch_size(len(data.train))
         self.data, self.config, self.accelerator = data, config, accelerator
         self.program, self.progress = program, progress and accelerator.is_main_process
         black_box, n = data.model, len(data.classes)
@@ -236,7 +246,7 @@ class SubstituteTraining:
         record = training.TrainState(step=0, distil=0, attack=0, rounds_asked=0, seconds=0.0, history=[])
         record["queries"], record["validation_queries"], record["kept"] = 0, 0, {}
         digest = fingerprint(black_box) if isinstance(black_box, nn.Module) else None
-        record["settings"] = settings | {"black_box_sha256": digest}
+        record["settings"] = settings | {"batch_size": config.batch_size, "black_box_sha256": digest}
         self.record, self.plan = record, config.step_schedule()
         self.cache = QueryCache(config.adversarial_images, config.seed)
         self.files = SubstituteFiles(place, accelerator, record, len(self.plan), "substitute")
@@ -244,11 +254,14 @@ class SubstituteTraining:
         states = (*self.schedules.values(), self.trainer.averaged, self.cache)
         self.files.open_state(*states, images=(data.train, data.validation))
         self.black_box.queries, self.validation_black_box.queries = record["queries"], record["validation_queries"]
-        is_default = config.batch_size == SubstituteConfig.batch_size
-        size = min(config.batch_size, len(data.train)) if is_default else config.batch_size
         self.batches = {
             phase: training_batches(
-                data.train, size, seed=config.seed, first=record[phase], last=len(self.plan), workers=2
+                data.train,
+                config.images_per_step,
+                seed=config.seed,
+                first=record[phase],
+                last=len(self.plan),
+                workers=2,
             )
             for phase in self.schedules
         }

@@ -321,6 +321,11 @@ def test_train_substitute_of_own_module(classifier: Path, attacker: Pair, labell
     assert result.generator.perturb(labelled[0]).shape == labelled[0].shape
 
 
+def test_a_batch_size_that_is_not_chosen_is_64_or_all_images() -> None:
+    assert [SubstituteConfig().with_batch_size(n).batch_size for n in (60, 100)] == [60, 64]
+    assert SubstituteConfig(batch_size=64).with_batch_size(60).batch_size == 64
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -330,6 +335,7 @@ def test_train_substitute_of_own_module(classifier: Path, attacker: Pair, labell
         ({"substitute": Linear(), "output_dir": "out"}, "output_dir needs a built-in substitute, got Linear"),
         ({"num_classes": 2}, "validation has labels up to 2, expected 0 to 1"),
         ({"batch_size": 61}, "batch size must be in 1..60"),
+        ({"batch_size": 64}, "batch size must be in 1..60, .* got 64"),
         ({"resume": True}, "resume needs the output_dir"),
         ({"y_target": 3}, "y_target must be a class from 0 to 2"),
     ],
