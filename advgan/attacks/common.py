@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.losses import LossFn, get_loss, is_adversarial
 from advgan.classifiers.adapters import check_not_recorded
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, one_line
 from advgan.core.inputs import (
     check_columns,
     check_images,
@@ -26,6 +26,7 @@ from advgan.core.inputs import (
 )
 from advgan.core.rejection import accepts, can_reject
 from advgan.core.threat_model import Norm, Threat
+from advgan.core.weights import dtype_hint
 
 SUCCESS_OFFSET = 1000.0  # larger than any loss
 NO_GRADIENT = "the target passes no gradient to its input: this attack needs one that does"
@@ -80,7 +81,7 @@ def check_positive(**values: float | None) -> None:
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
     """`model` in eval mode and frozen, so that only the input's gradient is computed; restored afterwards. It gets
-    copies of its images."""
+    copies of its images. Raises InputError, from the block too, for weights of another dtype that take no float32."""
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
     check_not_recorded(model)
@@ -92,6 +93,10 @@ def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(False)
         model.eval()
         yield model
+    except RuntimeError as error:
+        if hint := dtype_hint(model, str(error)):
+            raise InputError(f"the target does not take float32 images ({one_line(error)}): {hint}") from error
+        raise
     finally:
         copies.remove()
         for module, training in modes.items():

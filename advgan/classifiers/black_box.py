@@ -95,7 +95,7 @@ class BlackBox(nn.Module):
             try:
                 logits: Tensor = model(x.to(device))
             except RuntimeError as error:
-                if hint := dtype_hint(model, x, str(error)):
+                if hint := dtype_hint(model, str(error)):
                     raise InputError(f"the model in the black box takes no float32 images: {hint}") from error
                 raise
             check_columns(logits)

@@ -281,7 +281,7 @@ def _forward(model: nn.Module, x: Tensor) -> Any:
         size = f"; it was made for {made_for}" if made_for not in (None, tuple(x.shape[1:])) else ""
         one_by_one = " one at a time" if len(x) == 1 else ""
         reason = one_line(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {one_line(error)}"
-        size += f"; {hint}" if (hint := dtype_hint(model, x, reason)) else ""
+        size += f"; {hint}" if (hint := dtype_hint(model, reason)) else ""
         raise InputError(
             f"the target cannot take images of shape {tuple(x.shape[1:])}{one_by_one}: {reason}{size}"
         ) from error

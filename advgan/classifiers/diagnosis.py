@@ -145,7 +145,7 @@ def _output_problems(model: nn.Module, x: Tensor, buffers: Mapping[str, tuple[Te
         second = model(x.clone())
     except Exception as error:  # whatever a user's model raises
         measured = f"model(x) raises {type(error).__name__}: {one_line(error)}"
-        return [Problem("no output", measured, dtype_hint(model, x, str(error)) or "see the error")]
+        return [Problem("no output", measured, dtype_hint(model, str(error)) or "see the error")]
     problems = []
     values = {name: (dense(buffer), dense(before)) for name, (buffer, before) in buffers.items()}
     if changed := [k for k, (a, before) in values.items() if not (torch.equal(a, before) or before.isnan().any())]:

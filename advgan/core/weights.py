@@ -48,9 +48,10 @@ def check_weights(model: nn.Module) -> None:
             raise InputError(f"the model was made under torch.inference_mode ({name}): make or load it outside of it")
 
 
-def dtype_hint(model: nn.Module, x: Tensor, reason: str) -> str:
-    """The remedy of an error with this `reason` for images `x`, where the weights of `model` are of another dtype."""
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {x.dtype}
+def dtype_hint(model: nn.Module, reason: str) -> str:
+    """The remedy of an error with this `reason` for float32 images, where the weights of `model` are of another
+    dtype."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
     if not dtypes or "type" not in reason:  # a linear layer names dtypes, a convolution "bias type (double)"
         return ""
     return f"its weights are {dtypes.pop()}, expected a model of float32 images: model.float()"

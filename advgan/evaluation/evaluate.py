@@ -13,11 +13,11 @@ from advgan.attacks.registry import AttackerAccess, AttackFn, AttackKind
 from advgan.classifiers import BlackBox
 from advgan.classifiers.adapters import check_not_recorded, with_hooks
 from advgan.classifiers.checks import check_outputs, in_training, mode_dependent
-from advgan.core.errors import InputError, one_line
+from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns, described
 from advgan.core.rejection import accepts, can_reject
 from advgan.core.threat_model import Threat, check_class
-from advgan.core.weights import device_of, dtype_hint
+from advgan.core.weights import device_of
 from advgan.defenses import Transforms, reseed, unwrap
 from advgan.evaluation.metrics import attack_metrics, attack_outcome, clean_metrics, clean_records
 from advgan.evaluation.runner import MadeBatches, ThreatModelViolation, run_attack
@@ -190,16 +190,11 @@ def _failed(row: dict[str, Any], reason: str, violations: list[str]) -> Result:
 
 @torch.no_grad()
 def predict(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
-    """Logits (n, k) float32 on the CPU for images `x` (n, c, h, w); the target is left as found. Raises InputError for
-    one of other weights than float32 that does not take them."""
+    """Logits (n, k) float32 on the CPU for images `x` (n, c, h, w); the target is left as found. Raises InputError as
+    `frozen_eval`."""
     device = device_of(target)
     with frozen_eval(target):
-        try:
-            return torch.cat([_logits(target(part.to(device))) for part in x.split(batch_size)])
-        except RuntimeError as error:
-            if hint := dtype_hint(target, x, str(error)):
-                raise InputError(f"the target does not take float32 images ({one_line(error)}): {hint}") from error
-            raise
+        return torch.cat([_logits(target(part.to(device))) for part in x.split(batch_size)])
 
 
 @torch.no_grad()

@@ -195,6 +195,14 @@ def test_result_is_independent_of_batch_and_chunk_size(
     assert torch.allclose(in_chunks, together, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "advgan" and ATTACKS[name].access != "nothing"])
+def test_model_of_another_dtype_raises_with_both_dtypes(name: str, dtype: torch.dtype) -> None:
+    attack = make_attack(name, conv_net(1).to(dtype), Threat("linf", 0.1), rng=seeded())
+    with pytest.raises(InputError, match=rf"float32 images .* weights are {dtype}, expected .*: model\.float\(\)"):
+        attack(images(2, 1), torch.arange(2))
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_empty_batch(name: str) -> None:
     x, y = torch.empty(0, 1, 12, 12), torch.empty(0, dtype=torch.long)
