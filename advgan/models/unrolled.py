@@ -361,8 +361,24 @@ def transposed(layer: Layer, grad: Tensor, weight: Tensor, shape: torch.Size) ->
         padding = list(layer.padding)
     least = [(grad.shape[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1 for i in (-2, -1)]
     missing = [max(0, size - short) for size, short in zip(shape[-2:], least, strict=True)]
+    if grad.ndim == 4 and grad.device.type == "cpu" and is_faster_by_columns(layer):
+        columns = weight.flatten(1).t() @ grad.flatten(2)
+        if kernel == (1, 1):
+            return columns.unflatten(2, grad.shape[2:])
+        return F.fold(columns, shape[-2:], kernel, dilation, tuple(padding), stride)
     grad = F.conv_transpose2d(grad, weight, None, stride, padding, missing, layer.groups, dilation)
     return grad[..., : shape[-2], : shape[-1]]
+
+
+def is_faster_by_columns(layer: nn.Conv2d) -> bool:
+    """Whether V^T g of a convolution is faster on a CPU as a product of matrices, whose columns are added up where they
+    overlap, than as a transposed convolution: for kernels of one pixel, and toward the few channels of an image
+    (docs/results-log.md, "A faster backward pass on a CPU")."""
+    if layer.groups > 1 or isinstance(layer.padding, str):
+        return False
+    if layer.kernel_size == (1, 1):
+        return layer.stride == (1, 1) and layer.padding == (0, 0)
+    return layer.in_channels <= 4 and 8 * layer.in_channels <= layer.out_channels * min(layer.stride)
 
 
 def margin_gradient(logits: Tensor, predicted: Tensor, y_target: Tensor) -> Tensor:

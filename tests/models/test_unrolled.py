@@ -185,6 +185,21 @@ def test_feedback_through_a_convolution_is_its_transpose(kernel, stride, dilatio
     torch.testing.assert_close(Feedback(layer, layer.weight)(grad, x.shape), expected)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 13, 11), (3, 13, 11), (0, 3, 13, 11)])
+@pytest.mark.parametrize(
+    ("out_channels", "kernel", "stride", "dilation", "padding"),
+    [(24, 4, 2, 1, 1), (12, (2, 3), (3, 2), 2, (2, 0)), (24, 3, 1, 1, "same"), (5, 1, 1, 1, 0), (24, 1, 2, 1, 0)],
+)
+def test_feedback_to_an_image_and_through_kernels_of_one_pixel_is_its_transpose(
+    shape, out_channels, kernel, stride, dilation, padding
+):
+    layer = nn.Conv2d(3, out_channels, kernel, stride, padding, dilation).requires_grad_(False)
+    x = torch.rand(shape, requires_grad=True)
+    grad = torch.randn_like(layer(x))
+    expected = torch.autograd.grad(layer(x), x, grad)[0]
+    torch.testing.assert_close(Feedback(layer, layer.weight)(grad, x.shape), expected)
+
+
 def test_parameter_gradients_equal_those_of_the_explicit_backward_pass():
     """One hidden layer, written out: V and its scales in the backward pass, W in the gate."""
     torch.manual_seed(0)
