@@ -14,19 +14,22 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from advgan.attacks.registry import AttackerAccess, AttackSpec, make_attack
-from advgan.classifiers import fingerprint
+from advgan.classifiers import BlackBox, fingerprint
 from advgan.core.errors import one_line, warn
 from advgan.core.files import atomic_write_dir
+from advgan.core.inputs import predicted
 from advgan.core.json_files import read_object
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
-from advgan.defenses import Defended, Transforms, attack_view, reseed
+from advgan.defenses import Defended, Transforms, attack_view, reseed, unwrap
 from advgan.evaluation.environment import cache_version
-from advgan.evaluation.evaluate import ROW_KEYS, CleanOutputs, Result, clean_outputs, evaluate, recompute_metrics
+from advgan.evaluation.evaluate import ROW_KEYS, CleanOutputs, Result, clean_outputs, evaluate, predict, recompute_metrics
 from advgan.evaluation.loading import TargetModel
 from advgan.evaluation.runner import MadeBatches
 from advgan.models.generator import Generator
 
+CONFIDENCE_TOL = 0.01  # of a clean image, computed again; on another processor it differs by less
+QUERIES = 8  # of a black box for a stored result
 X_ADV = "x_adv"  # the one tensor in a stored file that is not a column of its records
 
 
@@ -54,7 +57,9 @@ class ResultCache:
     """Runs attacks on images `x` (n, c, h, w) with labels `y` (n,); stores each result in `directory` (None: nowhere).
 
     A stored result is not computed again, so that an interrupted comparison resumes. The key is attack, settings, seed,
-    threat, target, generator, images, batch size, device, threads and software. `fresh` runs all of them again.
+    threat, target, generator, images, batch size, device, threads and software; of a target that depends on more (a
+    service, an environment variable), the predictions for the first clean images must still be the stored ones. `fresh`
+    runs all of them again.
     `transforms` are those of `evaluate`; functions among them cannot be stored.
     """
 
@@ -75,6 +80,7 @@ class ResultCache:
         self._made: tuple[Any, MadeBatches] = (None, {})  # the adversarial images of the last shared attack
         self._images = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
         self._clean: dict[str, CleanOutputs] = {}
+        self._first: dict[str, tuple[Tensor, Tensor]] = {}
 
     def clean(self, victim: TargetModel) -> CleanOutputs:
         """The victim's outputs for the clean images; computed once."""
@@ -115,6 +121,12 @@ class ResultCache:
             key = self._key(spec, victim, widest, y_target=y_target, seed=seed, generator=generator, source=source)
             folder = self.directory / _folder_name(key)
         result = None if folder is None or self.fresh else self._read(folder, key)
+        if result is not None and not self._is_current(result, victim):
+            warn(
+                f"the cached result {folder} is computed again: {victim.label} has other predictions for the same "
+                "images now"
+            )
+            result = None
         if result is None:
             for model in (victim, origin):
                 reseed(model.model, seed)
@@ -149,6 +161,22 @@ class ResultCache:
             progress(len(self.x))
         row = result.row | {"seed": seed, "access": access}
         return recompute_metrics(Result(row, result.records, result.x_adv), threat)
+
+    def _is_current(self, result: Result, victim: TargetModel) -> bool:
+        """Whether the victim still has the predictions of a stored result for the first batch of clean images; a black
+        box is queried for a few of them, one with a budget for none."""
+        box = unwrap(victim.model)
+        if isinstance(box, BlackBox) and box.max_queries is not None:
+            return True
+        if victim.label not in self._first:
+            reseed(victim.model, 0)
+            x = self.x[: min(self.batch_size, QUERIES) if isinstance(box, BlackBox) else self.batch_size]
+            self._first[victim.label] = predicted(predict(victim.model, x, self.batch_size))
+        confidence, prediction = self._first[victim.label]
+        stored = (result.records[f"clean_{name}"][: len(prediction)] for name in ("confidence", "prediction"))
+        stored_confidence, stored_prediction = stored
+        same = torch.equal(prediction, stored_prediction)
+        return same and bool((confidence - stored_confidence).abs().max() <= CONFIDENCE_TOL)
 
     def _made_batches(self, attack: tuple[Any, ...], *, again: bool) -> MadeBatches:
         """The adversarial images of the last shared attack, if it was this one; `again`: to be made, so that the calls

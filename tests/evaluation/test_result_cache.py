@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from advgan import Generator
 from advgan.attacks import Attack, AttackSpec, ifgsm, make_attack, parse_attack, registry
+from advgan.classifiers import BlackBox
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.evaluation import Result, ResultCache, TargetModel, evaluate
@@ -94,6 +96,47 @@ def test_changed_input_or_damaged_entry_is_rerun(
     again = ResultCache(tmp_path, cells.x, Y, batch_size=words["batch_size"])
     again.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
     assert again.cache_hits == 1
+
+
+class Service(nn.Module):
+    """A model whose output depends on a switch that no fingerprint covers, like a service that was replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.switch, self.batches = conv_net(), [1.0], list[int]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(x))
+        return self.switch[0] * self.net(x)
+
+
+@pytest.mark.parametrize(("factor", "hits"), [(1.0, 1), (1.00001, 1), (0.5, 0), (-1.0, 0)])
+def test_results_of_a_model_with_other_predictions_now_are_rerun(
+    factor: float, hits: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = Service().eval()
+    y = service(X).argmax(1)
+    y[:12] = 1 - y[:12].clamp_max(1)  # also some errors
+    ResultCache(tmp_path, X, y, batch_size=10).run(FGSM, TargetModel("net", service), BALL)
+    service.switch[0] = factor
+    again, expected = (ResultCache(folder, X, y, batch_size=10) for folder in (tmp_path, None))
+    results = [cache.run(FGSM, TargetModel("net", service), BALL) for cache in (again, expected)]
+    assert again.cache_hits == hits
+    assert ("net has other predictions for the same images now" in capsys.readouterr().err) == (not hits)
+    rates = [[r.row[name] for name in ("clean_accuracy", "asr", "robust_accuracy")] for r in results]
+    assert rates[0] == rates[1]
+
+
+def test_a_stored_result_of_a_black_box_takes_a_few_queries(tmp_path: Path) -> None:
+    for budget, queries in ((None, 8), (1000, 0)):
+        box = BlackBox.from_model(conv_net(), 5, max_queries=budget)
+        box.identity = "box"
+        noise = parse_attack("noise-sign")
+        ResultCache(tmp_path / str(budget), X, Y, batch_size=10).run(noise, TargetModel("box", box), BALL)
+        before, again = box.queries, ResultCache(tmp_path / str(budget), X, Y, batch_size=10)
+        again.run(noise, TargetModel("box", box), BALL)
+        again.run(noise, TargetModel("box", box), BALL)
+        assert (again.cache_hits, box.queries - before) == (2, queries)
 
 
 def test_result_of_another_attack_is_not_used(
