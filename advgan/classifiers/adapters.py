@@ -83,14 +83,21 @@ def image_shape_of(model: Any) -> tuple[int, int, int] | None:
 
 
 def classes_of(model: Any) -> tuple[str, ...] | None:
-    """The names that a model has as its attribute `classes`, a sequence, an array, or a dict by number; None for
-    another value of this name, like their number, or a layer."""
+    """The names that a model has as its attribute `classes`, a sequence, an array, or a dict by number, or else in its
+    config, as transformers' do; None for another value of this name, like their number, or a layer."""
     names: Any = getattr(model, "classes", None)
+    names = _config_classes(model) if names is None else names
     if isinstance(names, Mapping):
         names = [names.get(i) for i in range(len(names))]
     names = names.tolist() if isinstance(names, np.ndarray) else names
     listed = isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)
     return tuple(names) if listed else None
+
+
+def _config_classes(model: Any) -> Any:
+    """The `id2label` in a model's config; None where it holds the placeholders of transformers."""
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    return None if names == {i: f"LABEL_{i}" for i in range(len(names or ()))} else names
 
 
 def as_module(model: Any) -> nn.Module:

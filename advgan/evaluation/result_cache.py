@@ -23,7 +23,15 @@ from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import Defended, Transforms, attack_view, reseed, unwrap
 from advgan.evaluation.environment import cache_version
-from advgan.evaluation.evaluate import ROW_KEYS, CleanOutputs, Result, clean_outputs, evaluate, predict, recompute_metrics
+from advgan.evaluation.evaluate import (
+    ROW_KEYS,
+    CleanOutputs,
+    Result,
+    clean_outputs,
+    evaluate,
+    predict,
+    recompute_metrics,
+)
 from advgan.evaluation.loading import TargetModel
 from advgan.evaluation.runner import MadeBatches
 from advgan.models.generator import Generator

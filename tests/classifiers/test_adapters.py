@@ -5,6 +5,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import advgan
 from advgan import Generator, InputError
 from advgan.attacks import fgsm
 from advgan.classifiers import check_target, fingerprint
-from advgan.classifiers.adapters import OutputAdapter
+from advgan.classifiers.adapters import OutputAdapter, classes_of
 
 Y = torch.arange(3).repeat(8)
 X = 0.4 + 0.1 * torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -130,6 +131,15 @@ def test_attributes_of_a_model_with_other_values_are_its_own(attributes: dict[st
     generator = advgan.fit(model, (x, y), eps=0.1, width=4, depth=1, max_steps=2, batch_size=8, progress=False)
     assert generator.labels in (0, 4)
     assert fingerprint(model) != fingerprint(Named(**attributes))
+
+
+def test_names_are_read_from_a_config_as_transformers_has_it() -> None:
+    """A model of transformers from the caller's own code: the order of its classes is in its config alone."""
+    for names, expected in (({0: "dog", 1: "cat"}, ("dog", "cat")), ({0: "LABEL_0", 1: "LABEL_1"}, None), ({}, None)):
+        model = Named(config=SimpleNamespace(id2label=names))
+        assert classes_of(model) == classes_of(OutputAdapter(model)) == expected
+    assert classes_of(Named(config=SimpleNamespace(id2label={0: "a", 1: "b"}), classes=["x", "y"])) == ("x", "y")
+    assert classes_of(Named(config={"id2label": {0: "a"}})) is None
 
 
 def test_names_of_another_number_than_the_logits_are_refused() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from advgan.classifiers.adapters import classes_of
 from advgan.classifiers.base import ImageShape
 from advgan.classifiers.external.base import ExternalClassifier, with_weights, wrap_external
 from advgan.core.errors import InputError, one_line
@@ -35,10 +36,8 @@ def load(
         model, _ = with_weights(lambda _: kind.from_config(config), [config.num_labels], weights, name)
     channels, height, width = _default_image_shape(config, processor)
     mean, std = _normalisation(processor, channels, name)
-    labels = [config.id2label[i] for i in range(config.num_labels)]
-    unnamed = labels == [f"LABEL_{i}" for i in range(len(labels))]
-    classes = None if unnamed else labels
-    return wrap_external(model, name, (channels, height, width), image_shape, mean=mean, std=std, classes=classes)
+    shape, classes = (channels, height, width), classes_of(model)
+    return wrap_external(model, name, shape, image_shape, mean=mean, std=std, classes=classes)
 
 
 def _read(kind: Any, source: str, name: str, **settings: Any) -> Any:
