@@ -69,7 +69,7 @@ def warn_unfinished(checkpoint: Path) -> None:
         _warned.add(folder)
         warn(
             f"the training of {checkpoint} was not finished ({progress}): the same training command with --resume "
-            "continues it"
+            "(resume=True) continues it"
         )
 
 

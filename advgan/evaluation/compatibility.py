@@ -42,6 +42,12 @@ def prepare_model_and_data(model: Any, data: Data) -> tuple[nn.Module, Data]:
     return target, data
 
 
+def near_chance(accuracy: float, num_classes: int) -> bool:
+    """Whether an accuracy is at most `NEAR_CHANCE` of the way from that of chance to 1."""
+    chance = 1 / num_classes
+    return accuracy < chance + NEAR_CHANCE * (1 - chance)
+
+
 def check_accuracy(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
     """Raise InputError if `model` has few of the labels `y` (n,) of images `x` (n, c, h, w), called `name`, for a usual
     reason: as `check_normalised` and `check_label_offset`. An accuracy near chance for another one is a warning."""
@@ -50,7 +56,7 @@ def check_accuracy(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
         check_label_offset(model, x, y, name)
         logits = model(x.clone())
     accuracy, chance = (logits.argmax(1) == y).float().mean().item(), 1 / logits.shape[1]
-    if accuracy < chance + NEAR_CHANCE * (1 - chance) and len(y) >= NORMALISATION_IMAGES // 2:  # fewer may by chance
+    if near_chance(accuracy, logits.shape[1]) and len(y) >= NORMALISATION_IMAGES // 2:  # fewer may by chance
         warn(
             f"the target classifies {accuracy:.0%} of {len(y)} images of {name} as labelled, chance is {chance:.0%}: "
             "advgan.check_model(model, x, y) looks for the cause"

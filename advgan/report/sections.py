@@ -55,7 +55,8 @@ def unfinished_trainings(summary: Summary) -> list[str]:
     networks += [("generator", network["path"], network) for network in summary["generators"]]
     return list(
         dict.fromkeys(
-            f"The training of the {kind} {name} was not finished ({network['unfinished']}): --resume continues it."
+            f"The training of the {kind} {name} was not finished ({network['unfinished']}): --resume (resume=True) "
+            "continues it."
             for kind, name, network in networks
             if "unfinished" in network
         )

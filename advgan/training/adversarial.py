@@ -26,6 +26,7 @@ from advgan.attacks.losses import get_loss
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, check_eps
 from advgan.defenses.base import reseed
+from advgan.evaluation.compatibility import near_chance
 from advgan.models import losses
 from advgan.models.generator import Generator
 
@@ -194,6 +195,12 @@ class InnerAttack:
             self.accelerator.backward(loss)
             self.optimizer.step()
         return x_adv.detach()
+
+
+def stuck_at_chance(history: Sequence[dict[str, Any]], num_classes: int) -> bool:
+    """Whether the accuracy on clean images is near chance in the last two validations: of training that starts at all
+    of a large eps usually one class for all images."""
+    return len(history) > 1 and all(near_chance(h["accuracy"], num_classes) for h in history[-2:])
 
 
 def catastrophic_overfitting(history: Sequence[dict[str, Any]]) -> bool:

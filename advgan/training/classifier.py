@@ -43,6 +43,7 @@ from advgan.training.adversarial import (
     adversarial_config,
     catastrophic_overfitting,
     mixed_loss,
+    stuck_at_chance,
 )
 from advgan.training.card import classifier_card
 from advgan.training.features import CachedFeatures, ends_with
@@ -188,7 +189,7 @@ class ClassifierTraining(SupervisedTraining):
                 tag = "accuracy/validation" if name == "accuracy" else f"validation/{name}"  # the first group of all
                 log.add_scalar(tag, value, self.record["step"])
         if self.accelerator.is_main_process and self.progress:
-            print_validation(self.record, bar)
+            print_validation(self.record, bar, self.data.num_classes)
         with self.files.writing() as writing:
             if better and writing:
                 self.save(self, None)
@@ -245,21 +246,29 @@ def append_history(record: training.TrainState, metrics: dict[str, float]) -> bo
     return better
 
 
-def print_validation(record: training.TrainState, bar: Any) -> None:
-    """One line a validation, and a warning of catastrophic overfitting."""
+def print_validation(record: training.TrainState, bar: Any, num_classes: int) -> None:
+    """One line a validation, and a warning of an adversarial training that is stuck, and of catastrophic
+    overfitting."""
     last = record["history"][-1]
     line = f"step {record['step']:5d}  validation accuracy {last['accuracy']:.2%}"
     if "accuracy_pgd" not in last:
         bar.console.print(line, highlight=False)
         return
     bar.console.print(f"{line}, FGSM {last['accuracy_fgsm']:.2%}, PGD-10 {last['accuracy_pgd']:.2%}", highlight=False)
-    if catastrophic_overfitting(record["history"]):
-        bar.console.print(
-            "  note: catastrophic overfitting: the classifier resists FGSM and no longer PGD; kept is that of step "
-            f"{record['best_step']}. A smaller attack_step_size, fewer epochs or --adversarial pgd prevent it",
-            style="yellow",
-            highlight=False,
+    notes = []
+    if stuck_at_chance(record["history"], num_classes):
+        notes.append(
+            "the training is stuck at the accuracy of chance; to try: a radius that rises from 0 (--eps-warmup 0.5, in "
+            "Python warmup=0.5 of adversarial_config), a smaller eps"
         )
+    if catastrophic_overfitting(record["history"]):
+        notes.append(
+            "catastrophic overfitting: the classifier resists FGSM and no longer PGD; kept is that of step "
+            f"{record['best_step']}. A smaller step (--attack-step-size, in Python step_size=), fewer epochs or the "
+            "method pgd prevent it"
+        )
+    for text in notes:
+        bar.console.print(f"  note: {text}", style="yellow", highlight=False)
 
 
 def between_validations(data: Data, config: ClassifierConfig) -> int:

@@ -318,7 +318,8 @@ def class_warnings(attacked: Tensor, hits: Tensor, predicted: Tensor, *, labels:
     predicted        (k,) perturbed images predicted as each class
     labels           whether the label is an input already
     """
-    tries = "a guide (--guide)" if labels else "the label as an input (--labels), a guide (--guide),"
+    guide = "a guide (--guide, in Python guide=True)"
+    tries = guide if labels else f"the label as an input (--labels, in Python labels=True), {guide},"
     rate, mean = hits / attacked.clamp_min(1), hits.sum() / attacked.sum().clamp_min(1)
     fair = predicted.sum() / len(predicted)
     stuck = (attacked >= 5) & (rate < 0.7 * mean) & (predicted > 2 * fair)

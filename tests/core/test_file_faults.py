@@ -138,7 +138,8 @@ def test_full_disk_keeps_previous_state(
     error = capsys.readouterr().err
     assert "error: cannot save in" in error
     assert (
-        "MiB are free there; the state saved before is complete, and the same command with --resume continues" in error
+        "MiB are free there; the state saved before is complete, and the same command with --resume (resume=True)"
+        in error
     )
     assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000003"]
     state.load()

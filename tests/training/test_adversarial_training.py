@@ -346,10 +346,21 @@ def test_the_terminal_says_that_only_fgsm_is_resisted(trainer, capsys):
     entries += [{"accuracy": 0.99, "accuracy_fgsm": 0.95, "accuracy_pgd": 0.02}]
     bar = SimpleNamespace(console=Console(width=300))
     for history in (entries[:1], entries):
-        trainer.print_validation(trainer.training.TrainState(step=9, best_step=4, history=history), bar)
+        trainer.print_validation(trainer.training.TrainState(step=9, best_step=4, history=history), bar, 10)
     before, now, note = capsys.readouterr().out.splitlines()  # nothing to note before
     assert (before.endswith("PGD-10 70.00%"), now.endswith("PGD-10 2.00%")) == (True, True)
     assert "catastrophic overfitting: the classifier resists FGSM and no longer PGD; kept is that of step 4" in note
+
+
+def test_a_training_that_is_stuck_at_chance_has_a_note_with_the_warmup(trainer, capsys):
+    chance = {"accuracy": 0.11, "accuracy_fgsm": 0.11, "accuracy_pgd": 0.11}
+    bar = SimpleNamespace(console=Console(width=300))
+    for history in ([chance], [chance, chance | {"accuracy": 0.9}], [chance, chance]):
+        trainer.print_validation(trainer.training.TrainState(step=9, best_step=4, history=history), bar, 10)
+    *before, note = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("step ") for line in before)
+    assert "stuck at the accuracy of chance" in note
+    assert all(form in note for form in ("--eps-warmup 0.5", "warmup=0.5"))
 
 
 def test_two_processes_train_the_generator_together(trainer, words, tmp_path):

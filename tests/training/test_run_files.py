@@ -117,13 +117,14 @@ def test_whoever_loads_one_is_warned_once(
     for line, artefact in zip(lines, ("generator", "classifier"), strict=True):
         assert line.startswith("warning: the training of ")
         assert f"{artefact} was not finished (step 20 of 100)" in line
-        assert "--resume continues it" in line
+        assert "--resume (resume=True) continues it" in line
     target: Any = type("T", (), {"label": "t", "sha256": "0"})
     described = trained.describe(target)
     assert described["unfinished"] == "step 20 of 100"
     described_twice = {"targets": [{"label": "t"}], "generators": [described, described]}
     assert unfinished_trainings(described_twice) == [
-        f"The training of the generator {tmp_path} was not finished (step 20 of 100): --resume continues it."
+        f"The training of the generator {tmp_path} was not finished (step 20 of 100): "
+        "--resume (resume=True) continues it."
     ]
     monkeypatch.setattr(runs, "_warned", set())
     monkeypatch.setenv("RANK", "1")

@@ -143,7 +143,7 @@ def test_message_of_a_failed_save(fault: str, saved: bool, tmp_path: Path, capsy
     assert ending.value.code == 1
     assert error.startswith(f"error: cannot save in {tmp_path}: {os.strerror(FAULTS[fault])}: weights; ")
     assert ("MiB are free there" in error) == (fault in ("ENOSPC", "EFBIG"))
-    assert error.endswith("with --resume continues it\n" if saved else "no state was saved before\n")
+    assert error.endswith("with --resume (resume=True) continues it\n" if saved else "no state was saved before\n")
 
 
 @pytest.mark.parametrize(

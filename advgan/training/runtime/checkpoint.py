@@ -177,7 +177,7 @@ def saving(accelerator: Accelerator, directory: Path) -> Iterator[None]:
     if in_any_process(accelerator, problem is not None):
         if problem is not None:
             saved = any(directory.glob("step-*")) or any(directory.glob("state/*/step-*"))
-            advice = "the state saved before is complete, and the same command with --resume continues it"
+            advice = "the state saved before is complete, and the same command with --resume (resume=True) continues it"
             print(
                 f"error: cannot save in {directory}: {problem}; {advice if saved else 'no state was saved before'}",
                 file=sys.stderr,

@@ -22,7 +22,7 @@ def compile_models(*networks: nn.Module, sample: Tensor) -> None:
             output = net(output)
         output.sum().backward()
     except Exception as error:  # the compiler's own, the C++ compiler's, Triton's, ...
-        raise InputError(f"--compile does not work here, leave it out: {one_line(error)}") from None
+        raise InputError(f"compile does not work here, leave it out: {one_line(error)}") from None
     for net in networks:
         net.zero_grad(set_to_none=True)
 
