@@ -16,6 +16,7 @@ from advgan.classifiers.external import load_external, source_of
 from advgan.classifiers.external.head import read_head_config
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError, listing
+from advgan.core.shipped import CLASSIFIERS
 from advgan.core.spec_strings import parse_spec
 from advgan.defenses.base import Defended, adaptive
 from advgan.defenses.classifier_spec import ClassifierSpec, parse_classifier
@@ -65,13 +66,15 @@ def load_classifier(
         advgan.load_classifier("mnist-c@checkpoints/mnist5k-classifier+jpeg:quality=75")
 
     classifier    `NAME[@WEIGHTS][+DEFENSE]...`, see `parse_classifier`; saved defenses are inside the given ones
-    weights, defense   where the string has none
+    weights, defense   where the string has none; of "mnist-c" alone the shipped weights
     image_shape, num_classes   of the data; None: the classifier's own
     by_order      as in `load_target`
 
     Raises InputError for a classifier that cannot be loaded.
     """
-    spec = parse_classifier(classifier, weights, defense) if isinstance(classifier, str) else classifier
+    spec = classifier
+    if isinstance(spec, str):
+        spec = parse_classifier(spec, weights, defense, default=CLASSIFIERS)
     if spec.is_directory and (saved := read_head_config(spec.name)) is not None:
         spec = replace(spec, name=_named_by(saved, spec.name), weights=Path(spec.name))
     source = spec.weights

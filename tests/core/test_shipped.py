@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import advgan
+from advgan.classifiers import fingerprint
 from advgan.cli.main import main
 from advgan.core.errors import InputError
 from advgan.core.shipped import existing_or_shipped, shipped
@@ -12,7 +13,10 @@ from advgan.core.shipped import existing_or_shipped, shipped
 
 def test_shipped_names_work_in_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert advgan.load_classifier("mnist-c@checkpoints/mnist5k-classifier").num_classes == 10
+    named = advgan.load_classifier("mnist-c@checkpoints/mnist5k-classifier")
+    assert fingerprint(advgan.load_classifier("mnist-c")) == fingerprint(named), "as --target mnist-c"
+    with pytest.raises(InputError, match="mnist-b needs trained weights"):
+        advgan.load_classifier("mnist-b")
     assert advgan.load_classifier("checkpoints/mnist5k-classifier+jpeg:quality=75").num_classes == 10
     members = "checkpoints/mnist-c-classifier,checkpoints/mnist5k-classifier"
     assert advgan.load_classifier(f"mnist-c@checkpoints/mnist5k-classifier+vote:members={members}").num_classes == 10
