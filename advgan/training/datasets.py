@@ -39,6 +39,15 @@ class Images:
     classes: tuple[str, ...]
     labelled: bool = True
 
+    @property
+    def score(self) -> str:
+        return score_name(self.labelled)
+
+
+def score_name(labelled: bool) -> str:
+    """The name of the success rate: with predicted labels it is the fooling rate."""
+    return "ASR" if labelled else "fooling rate"
+
 
 def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, accelerator: Accelerator) -> Images:
     """Images and labels for a training against `model`, which is frozen and on the device.

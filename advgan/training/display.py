@@ -34,8 +34,16 @@ class Display:
     """The `bar` of a training; silent in all processes but the main one, and with progress=False but for warnings."""
 
     def __init__(
-        self, accelerator: Accelerator, record: TrainState, total: int, config: TrainingConfig, title: str = "advgan"
+        self,
+        accelerator: Accelerator,
+        record: TrainState,
+        total: int,
+        config: TrainingConfig,
+        *,
+        score: str = "ASR",
+        title: str = "advgan",
     ) -> None:
+        self.score = score
         self.record, self.config, self.main = record, config, accelerator.is_main_process
         self.shown = self.main and config.run.progress
         self.terms: dict[str, float] = {}
@@ -47,14 +55,14 @@ class Display:
         """The bar after a step, with the terms of the losses."""
         record, self.terms = self.record, terms
         parts = [speed(record["step"] / record["seconds"])]
-        parts += [f"ASR {record['history'][-1]['asr']:.1%}"] if record["history"] else []
+        parts += [f"{self.score} {record['history'][-1]['asr']:.1%}"] if record["history"] else []
         parts += [f"{short_name} {terms[name]:.2f}" for name, short_name in SHORT.items() if name in terms]
         room = self.bar.console.width - LEFT_OF_METRICS - 2 * len(str(self.total))
         self.bar.update(
             self.task, completed=record["step"], metrics=first_that_fit(parts, room), details=" ".join(parts)
         )
 
-    def validated(self, result: ValidationResult, labelled: bool = True) -> None:
+    def validated(self, result: ValidationResult) -> None:
         """A line for a validation, and each warning of collapse when it first occurs."""
         metrics, loss = result.metrics, self.config.loss
         columns = {"hinge active": metrics["hinge_active"]} if loss.beta else {}
@@ -64,11 +72,12 @@ class Display:
         after = {name.removeprefix(AFTER): value for name, value in metrics.items() if name.startswith(AFTER)}
         columns = after or columns
         text = "  ".join(f"{name} {value:4.0%}" for name, value in columns.items())
-        score = "val ASR" if labelled else "val fooling rate"
         if self.shown:
-            line = f"step {self.record['step']:5d}  {score} {metrics['asr']:6.2%}  l2 {metrics['l2']:.3f}  {text}"
+            line = (
+                f"step {self.record['step']:5d}  val {self.score} {metrics['asr']:6.2%}  l2 {metrics['l2']:.3f}  {text}"
+            )
             self.bar.console.print(line, highlight=False, soft_wrap=True)
-        self.update(self.terms)  # the bar's ASR is that of this validation
+        self.update(self.terms)  # the bar's success rate is that of this validation
         for line in result.warnings:
             kind = re.sub(r"[\d.%]+", "", line)
             if kind not in self.record["shown_warnings"]:

@@ -351,7 +351,7 @@ class GeneratorTraining:
         batches = self._batches()
         self.files.clear()  # all checks have passed: files of an earlier run are deleted
         self._call(callbacks, {})
-        display = Display(self.accelerator, self.record, self.total, self.config)
+        display = Display(self.accelerator, self.record, self.total, self.config, score=self.images.score)
         with GracefulShutdown() as stop, self.files.open_log() as log, display.bar:
             try:
                 with self.files.naming_checkpoint():
@@ -371,7 +371,9 @@ class GeneratorTraining:
 
     def trial(self) -> FGSMComparison | None:
         """Take all steps, without validations, callbacks and files; the generator beside FGSM."""
-        display = Display(self.accelerator, self.record, self.total, self.config, title="trial")
+        display = Display(
+            self.accelerator, self.record, self.total, self.config, score=self.images.score, title="trial"
+        )
         with display.bar:
             for x, y in self._batches():
                 self._train(x, y, display)
@@ -392,8 +394,10 @@ class GeneratorTraining:
         )
 
     def _compare_with_fgsm(self) -> FGSMComparison | None:
-        model, validation = self.images.model, self.images.validation
-        return compare_with_fgsm(self._generator(), model, validation, self.accelerator.device)
+        comparison = compare_with_fgsm(
+            self._generator(), self.images.model, self.images.validation, self.accelerator.device
+        )
+        return comparison and replace(comparison, score=self.images.score)
 
     def _train(self, x: Tensor, y: Tensor, display: Display) -> dict[str, float]:
         """One step, shown; the terms of its loss."""
@@ -433,7 +437,7 @@ class GeneratorTraining:
         record["history"].append({"step": record["step"], "seconds": record["seconds"], **result.metrics})
         better = result.score >= record["best"]
         record["best"] = max(record["best"], result.score)
-        display.validated(result, self.images.labelled)
+        display.validated(result)
         if log:
             write_validation(log, result, record["step"], self.classes)
         if better:

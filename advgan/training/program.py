@@ -26,6 +26,7 @@ from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.compatibility import ClassifierLoader, prepare_model_and_data, require_gradients
 from advgan.report.tensorboard import command as tensorboard_command
+from advgan.training.datasets import score_name
 from advgan.training.generator import fit
 from advgan.training.options import (
     FLAGS,
@@ -127,7 +128,7 @@ def main(settings: Settings) -> None:
     except (Interrupted, Terminated) as end:
         code = int(end.code or 0)
     if accelerator.is_main_process:
-        print_summary(settings.output_dir)
+        print_summary(settings.output_dir, score_name(data.train.has_labels))
     training.shutdown(accelerator, code)
 
 
@@ -179,8 +180,8 @@ def load(settings: Settings, accelerator: Accelerator) -> tuple[list[nn.Module],
     return models, data, unwrap(load_classifier(str(settings.guide_dir), image_shape=shape))
 
 
-def print_summary(directory: Path) -> None:
-    """How far the training is, and where everything is."""
+def print_summary(directory: Path, score: str) -> None:
+    """How far the training is, its success rate (`score`), and where everything is."""
     summary = read_sealed(directory / "training.json")
     if not summary["finished"]:
         done, total = summary["steps"], summary["total_steps"]
@@ -188,5 +189,5 @@ def print_summary(directory: Path) -> None:
     if summary["history"]:
         best = summary["best_validation_asr"]
         of = ", the mean after the transforms" if summary["settings"].get("survive") else ""
-        print(f"best validation ASR {best:.2%}{of}; generator in {directory / 'generator'}")
+        print(f"best validation {score} {best:.2%}{of}; generator in {directory / 'generator'}")
     print(tensorboard_command(directory / "logs"))

@@ -43,15 +43,17 @@ IMAGES = 200  # of a comparison, at most: as long as a few steps of the training
 
 @dataclass(frozen=True)
 class FGSMComparison:
-    """Successes of both attacks on the same `n` images, which the classifier classifies correctly."""
+    """Successes of both attacks on the same `n` images, which the classifier classifies correctly; `score`: the name of
+    their share."""
 
     n: int
     generator: int
     fgsm: int
+    score: str = "ASR"
 
     def __str__(self) -> str:
         rates = f"generator {self.generator / self.n:.1%}, FGSM {self.fgsm / self.n:.1%}"
-        return f"{rates} (ASR on {self.n} of the validation images)"
+        return f"{rates} ({self.score} on {self.n} of the validation images)"
 
 
 def compare_with_fgsm(generator: Generator, model: Any, split: Split, device: torch.device) -> FGSMComparison | None:
@@ -74,7 +76,7 @@ def compare_with_fgsm(generator: Generator, model: Any, split: Split, device: to
         n += len(x)
         for i, attacked in enumerate((x_adv, gradient)):
             successes[i] += int(find_adversarial(model, attacked, y, targets).sum())
-    return FGSMComparison(n, *successes) if n else None
+    return FGSMComparison(n, generator=successes[0], fgsm=successes[1]) if n else None
 
 
 def is_architecture_open(config: TrainingConfig, modules: Modules, images: Images, others: Sequence[Any]) -> bool:

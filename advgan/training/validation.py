@@ -327,6 +327,6 @@ def class_warnings(attacked: Tensor, hits: Tensor, predicted: Tensor, *, labels:
     text = f"{largest.most / largest.n:.0%} of the perturbed images are predicted as class {largest.y}"
     advice = f"{mean:.0%} overall; try {tries} or more steps"
     return ([text] if largest.too_many else []) + [
-        f"class {c} absorbs predictions: ASR {rate[c]:.0%} on its own images, {advice}"
+        f"class {c} absorbs predictions: success {rate[c]:.0%} on its own images, {advice}"
         for c in stuck.nonzero().flatten().tolist()
     ]

@@ -33,6 +33,7 @@ def test_generator_of_photos_without_labels(script: Any, photos: Path, classifie
     assert "the success rate is the fooling rate" in made.stderr
     assert "are made 28 x 28, as the classifier's: shorter side to 28 pixels" in made.stderr
     assert "val fooling rate" in made.stdout
+    assert "ASR" not in made.stdout
     card = (tmp_path / "run" / "generator" / "README.md").read_text()
     assert "| fooling rate on 12 validation images: another class than the target predicts" in card
     assert "| images, in training too | shorter side to 28 pixels (bilinear, antialiased), centre crop of 28 |" in card

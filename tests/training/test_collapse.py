@@ -65,7 +65,7 @@ def test_absorbing_class_is_named():
     assert found[0].endswith(f"try the label as an input (--labels, in Python labels=True), {guide}, or more steps")
     hits, predicted = torch.tensor([95.0, 95.0, 10.0, 95.0]), torch.tensor([20.0, 30.0, 320.0, 30.0])
     (of_labels,) = class_warnings(attacked, hits, predicted, labels=True)
-    assert of_labels.endswith(f"ASR 10% on its own images, 74% overall; try {guide} or more steps")
+    assert of_labels.endswith(f"success 10% on its own images, 74% overall; try {guide} or more steps")
     assert class_warnings(attacked, torch.full((4,), 95.0), attacked) == []  # success everywhere
     assert class_warnings(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), attacked) == []  # hard, but no sink
 

@@ -51,6 +51,7 @@ def test_no_eligible_image() -> None:
 
 def test_text() -> None:
     assert str(FGSMComparison(200, 190, 181)) == "generator 95.0%, FGSM 90.5% (ASR on 200 of the validation images)"
+    assert "(fooling rate on 200 of" in str(FGSMComparison(200, 190, 181, "fooling rate"))
 
 
 @pytest.mark.parametrize(("steps", "noted"), [(1, True), (60, False)])
