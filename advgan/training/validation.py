@@ -265,7 +265,7 @@ def write_validation(log: SummaryWriter, result: ValidationResult, step: int, cl
     )
     log.add_image("validation/clean, perturbation, adversarial", image, step, dataformats="HWC")
     for line in result.warnings:
-        log.add_text("symptoms", line, step)
+        log.add_text("warnings", line, step)
 
 
 def collapse_warnings(

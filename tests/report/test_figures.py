@@ -176,7 +176,7 @@ def test_figure_names_contain_norm_and_eps() -> None:
     whole = comparison()
     assert list(curves(whole)) == ["curves/a-target linf"]
     assert list(speed(whole)) == ["speed/a-target linf 0.05", "speed/a-target linf 0.15"]
-    assert [*cumulative(whole), *histograms(whole)] == ["norms/a-target minimal-norm", "norms/a-target linf 0.15"]
+    assert [*cumulative(whole), *histograms(whole)] == ["norms/a-target minimum-norm", "norms/a-target linf 0.15"]
     assert list(galleries(whole))[-3:] == [
         "gallery/a-target linf 0.15 advgan",
         "gallery/a-target deepfool",

@@ -122,7 +122,7 @@ def test_validation_scalars_images_and_warnings(tmp_path: Path, monkeypatch: pyt
     assert events.Scalars("asr/validation")[0].step == 7
     assert events.Images("validation/clean, perturbation, adversarial")[0].width > 200
     assert events.Histograms("validation/predicted classes")[0].histogram_value.sum == 2
-    assert events.Tags()["tensors"] == ["symptoms/text_summary"]
+    assert events.Tags()["tensors"] == ["warnings/text_summary"]
 
 
 @pytest.mark.parametrize("path", [None, "/usr/bin/tensorboard"])

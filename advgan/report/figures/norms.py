@@ -27,7 +27,7 @@ def cumulative(comparison: Comparison) -> dict[str, Plot]:
     style = styles(comparison)
     results_by_name: dict[str, tuple[PlotGroup, dict[str, Result]]] = {}
     for group in plot_groups(comparison):  # a result is the same under each norm, but not each norm has all attacks
-        _, results = results_by_name.setdefault(f"norms/{group.subject} minimal-norm", (group, {}))
+        _, results = results_by_name.setdefault(f"norms/{group.subject} minimum-norm", (group, {}))
         results.update({result.row["attack"]: result for result in group.last("minimal-norm")})
     return {
         name: _cumulative(group, [*results.values()], style)
