@@ -22,6 +22,13 @@ from advgan.app.sketch import data_uri, example_pixels
 from advgan.core.errors import InputError
 from tests.app.conftest import draw_two
 
+BEYOND = """Array.from(document.querySelectorAll('.advgan *')).filter(element => {
+  const text = document.createRange();
+  text.selectNodeContents(element);
+  const end = (element.closest('figure') || document.documentElement).getBoundingClientRect().right;
+  return Math.max(element.getBoundingClientRect().right, text.getBoundingClientRect().right) > end + 1;
+}).map(element => element.outerHTML)"""
+
 
 def test_page_returns_the_result_or_the_error() -> None:
     page = Page({"fast": lambda: load_shipped("mnist-c-generator")})
@@ -86,6 +93,9 @@ def test_page_draws_attacks_and_shows_the_prediction(tab: Any, monkeypatch: pyte
         tab.get_by_role("textbox", name="number input").or_(tab.locator("#eps input[type=number]")).first.fill("0.01")
         tab.keyboard.press("Enter")
         tab.wait_for_function("document.querySelector('#result .verdict').innerText.includes('2 → 2')")
+        for width in (420, 360):
+            tab.set_viewport_size({"width": width, "height": 900})
+            assert tab.evaluate(BEYOND) == [], "nothing is cut off on a phone"
     finally:
         page.close()
     assert tab.foreign == []
