@@ -35,11 +35,14 @@ class BlackBox(nn.Module):
     queries     images queried so far
     name, image_shape, classes, identity    as of other classifiers, where known; `identity` distinguishes black boxes
                 in the place of weights
+    normalises  False: its queries are free, and it is tested for a missing normalisation
 
     It takes the place of a classifier: evaluation and attacks by scores, by decisions or without access run on it; an
     attack by gradients raises InputError. A query beyond `max_queries` raises QueryBudgetExceeded before any of its
     images is sent. Raises InputError for invalid outputs.
     """
+
+    normalises = True
 
     def __init__(
         self,

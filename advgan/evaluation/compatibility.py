@@ -27,16 +27,18 @@ def prepare_model_and_data(model: Any, data: Data) -> tuple[nn.Module, Data]:
     Raises InputError if it cannot be attacked with these data, checked on a few validation images (of other splits, if
     there are too few): as `check_target`, `relabel` and, for external classifiers and images with labels,
     `check_normalised` and `check_label_offset`. A black box without a budget is queried with five
-    images: four in one batch, and the first alone; one with a budget with none.
+    images: four in one batch, and the first alone; one with a budget with none; one in a file, whose queries are free,
+    as any other classifier.
     """
     undefended = unwrap(model)
     data = relabel(data, *class_info(model))
     if isinstance(model, BlackBox):
         if model.max_queries is None:  # each of its outputs is checked; these queries test for dependence on the batch
             check_batch_of(model.query, _sample(data, 4)[0], model.name)
-        return model, data
+        if model.normalises:
+            return model, data
     x, y = _sample(data, NORMALISATION_IMAGES)
-    target = check_target(model, x[:8], data.num_classes)
+    target = model if isinstance(model, BlackBox) else check_target(model, x[:8], data.num_classes)
     if not getattr(undefended, "normalises", True) and len(y):
         check_accuracy(target, x, y, data.name)
     return target, data
@@ -55,8 +57,14 @@ def check_accuracy(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
         check_normalised(model, x, y)
         check_label_offset(model, x, y, name)
         logits = model(x.clone())
+    warn_near_chance(logits, y, name)
+
+
+def warn_near_chance(logits: Tensor, y: Tensor, name: str) -> None:
+    """A warning where few of the `logits` (n, k) of images called `name` predict their labels `y` (n,); fewer images
+    than half of `NORMALISATION_IMAGES` may by chance."""
     accuracy, chance = (logits.argmax(1) == y).float().mean().item(), 1 / logits.shape[1]
-    if near_chance(accuracy, logits.shape[1]) and len(y) >= NORMALISATION_IMAGES // 2:  # fewer may by chance
+    if near_chance(accuracy, logits.shape[1]) and len(y) >= NORMALISATION_IMAGES // 2:
         warn(
             f"the target classifies {accuracy:.0%} of {len(y)} images of {name} as labelled, chance is {chance:.0%}: "
             "advgan.check_model(model, x, y) looks for the cause"

@@ -22,6 +22,7 @@ from advgan.core.json_files import read_object
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import Defended, Transforms, attack_view, reseed, unwrap
+from advgan.evaluation.compatibility import warn_near_chance
 from advgan.evaluation.environment import cache_version
 from advgan.evaluation.evaluate import (
     ROW_KEYS,
@@ -94,6 +95,8 @@ class ResultCache:
         """The victim's outputs for the clean images; computed once."""
         if victim.label not in self._clean:
             self._clean[victim.label] = clean_outputs(victim.model, self.x, self.batch_size, self.transforms)
+            if isinstance(box := unwrap(victim.model), BlackBox) and box.normalises:  # not tested before
+                warn_near_chance(self._clean[victim.label].logits, self.y, "the comparison")
         return self._clean[victim.label]
 
     def run(

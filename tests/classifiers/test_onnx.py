@@ -10,10 +10,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+import advgan
 from advgan.attacks import fgsm, square
 from advgan.classifiers import BlackBox
 from advgan.core.errors import InputError
+from advgan.data import Data, Split
 from advgan.defenses import load_classifier
+from advgan.evaluation.compatibility import prepare_model_and_data
 
 X = torch.rand(7, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 W = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
@@ -72,6 +75,22 @@ def test_log_probabilities_for_any_batch_size(
         assert torch.allclose(box(X[:n]), expected[:n], atol=tolerance)
     assert isinstance(box, BlackBox)
     assert (box.image_shape, box.num_classes, box.queries) == ((1, 4, 4), 3, 12), "no queries are counted while loading"
+
+
+def test_a_missing_normalisation_is_an_error(tmp_path: Path) -> None:
+    """A file made of a network whose normalisation was in the loader had a low accuracy, and nothing was reported."""
+    x = torch.rand(64, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    y = ((2 * x - 1).flatten(1) @ torch.from_numpy(W)).argmax(1)
+    box = load_classifier(write_linear_model(tmp_path / "it.onnx"))
+    with pytest.raises(InputError, match=r"has accuracy \d+% on 64 images, and 100% after \[-1, 1\] normalisation"):
+        advgan.compare(box, x, y, ["noise-sign"], eps=0.1, progress=False)
+    split = Split((255 * x).round().byte(), y)
+    with pytest.raises(InputError, match=r"after \[-1, 1\] normalisation"):
+        prepare_model_and_data(box, Data("folder", split, split, split, ("0", "1", "2")))
+    prepare_model_and_data(box, Data("folder", *[split.labelled(box(x).argmax(1))] * 3, ("0", "1", "2")))
+    fails = BlackBox(lambda x: box.predict(x) / (x.min() >= 0), 3)  # infinite outside of [0, 1]
+    fails.normalises = False
+    advgan.compare(fails, x, y, ["noise-sign"], eps=0.1, progress=False)
 
 
 def test_score_attack_runs_and_gradient_attack_raises(tmp_path: Path) -> None:

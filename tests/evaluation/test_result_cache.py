@@ -139,6 +139,15 @@ def test_a_stored_result_of_a_black_box_takes_a_few_queries(tmp_path: Path) -> N
         assert (again.cache_hits, box.queries - before) == (2, queries)
 
 
+def test_a_black_box_with_few_labels_right_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    x = images(40)
+    box = BlackBox.from_model(conv_net(), 5)
+    y = box(x).argmax(1)
+    for labels, warned in ((y, False), ((y + 1) % 5, True)):
+        ResultCache(None, x, labels).clean(TargetModel("box", box))
+        assert ("0% of 40 images of the comparison as labelled, chance is 20%" in capsys.readouterr().err) == warned
+
+
 def test_result_of_another_attack_is_not_used(
     victim: TargetModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,7 +58,9 @@ def load(name: str, weights: Path | str | None, *, image_shape: ImageShape | Non
         scores, torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)), path
     )
     identity = f"{identity} {output}" if fragment else identity
-    return BlackBox(lambda x: to_probabilities(scores(x)), k, name=name, image_shape=shape, identity=identity)
+    box = BlackBox(lambda x: to_probabilities(scores(x)), k, name=name, image_shape=shape, identity=identity)
+    box.normalises = False
+    return box
 
 
 def _output_conversion(scores: Scores, x: Tensor, path: str) -> tuple[Scores, int]:

@@ -185,7 +185,7 @@ def checked_target(model: Any, x: Tensor, y: Tensor, name: str) -> tuple[TargetM
     model = as_module(model)
     sample = x[:8].to(device_of(model))
     checked = check_target(model, sample)
-    if not isinstance(unwrap(model), BlackBox):  # whose queries have a price
+    if not (isinstance(box := unwrap(model), BlackBox) and box.normalises):  # whose queries have a price
         some = torch.linspace(0, len(x) - 1, min(NORMALISATION_IMAGES, len(x))).round().long()
         check_accuracy(checked, x[some].to(sample.device), y[some].to(sample.device), "y")
     return TargetModel(name, checked), predict(checked, sample[:1]).shape[1]
