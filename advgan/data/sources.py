@@ -28,10 +28,11 @@ from torch.utils.data import (
 from advgan.core.errors import InputError, listing, note
 from advgan.core.files import folder_path
 from advgan.core.inputs import array_as_tensor, as_labels, check_images, check_tensor
+from advgan.data.classes import relabel
 from advgan.data.columns import IMAGE, LABEL
 from advgan.data.folder import as_splits, class_images, split_folders
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape
-from advgan.data.split import Split, stratified_holdout
+from advgan.data.split import Data, Split, stratified_holdout
 from advgan.data.stream import Stream
 
 CHECKED_CLASSES = 100  # whose first items are read
@@ -140,6 +141,16 @@ def hold_out(source: Source, seed: int) -> tuple[Source, Source]:
         raise InputError("a stream cannot be split: expected validation images, got none")
     train, held = (source.split.take(indices) for indices in stratified_holdout(source.split.labels, seed))
     return source._replace(split=train), source._replace(split=held)
+
+
+def by_name(source: Source, classes: Sequence[str] | None) -> Source:
+    """A source of class folders whose labels are the numbers that these have among `classes`, a model's or those of
+    other images; one of other images, or for None, as it is. Raises InputError as `relabel`."""
+    if source.classes is None or classes is None or isinstance(source.split, Stream):
+        return source
+    data = Data("folder", source.split, source.split, source.split, source.classes)
+    named = relabel(data, classes, len(classes), "the model")
+    return Source(named.train, named.classes)
 
 
 def note_shared(train: Split | Stream, validation: Split | Stream) -> None:

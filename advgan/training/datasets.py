@@ -71,7 +71,7 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, acce
         if held_out.split.image_shape != source.split.image_shape:
             shapes = f"{tuple(source.split.image_shape)}, got {tuple(held_out.split.image_shape)}"
             raise InputError(f"validation images must have the shape of those to train on, {shapes}")
-        held_out = labelled(model, held_out, num_classes, "validation", progress=progress)
+        held_out = labelled(model, held_out, num_classes, "validation", source.classes, progress=progress)
         note_shared(source.split, held_out.split)
     assert isinstance(held_out.split, Split), "a stream has no labels of all its images"
     split = held_out.split if isinstance(validation, Split) else held_out.split.take(fair_order(held_out.split.labels))
@@ -99,15 +99,24 @@ def logits_of(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
     return model(x.to(device)).float()
 
 
-def labelled(model: nn.Module, source: Source, num_classes: int, name: str, *, progress: bool) -> Source:
+def labelled(
+    model: nn.Module,
+    source: Source,
+    num_classes: int,
+    name: str,
+    classes: tuple[str, ...] | None = None,
+    *,
+    progress: bool,
+) -> Source:
     """A source whose labels are classes of `model`: those of class folders by their names, predictions where there are
-    none. Raises InputError for labels beyond the logits."""
+    none. `classes` are the names of a model that has none, where other images have shown them. Raises InputError for
+    labels beyond the logits."""
     split = source.split
     if isinstance(split, Stream):
         return source
     if source.classes is not None:
         data = Data("folder", split, split, split, source.classes)
-        named = relabel(data, classes_of(unwrap(model)), num_classes, "the model")
+        named = relabel(data, classes_of(unwrap(model)) or classes, num_classes, "the model")
         return Source(named.train, named.classes)
     if not split.has_labels:
         return Source(predicted_labels(split, model, progress=progress))

@@ -27,6 +27,7 @@ import advgan.bridges  # noqa: F401 - registers the names of other libraries' at
 import advgan.training as training
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.classifiers import BlackBox, fingerprint
+from advgan.classifiers.adapters import classes_of
 from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.field_docs import documented
@@ -36,7 +37,7 @@ from advgan.core.threat_model import Norm, Threat
 from advgan.core.weights import device_of
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.data.sources import as_split, note_shared
+from advgan.data.sources import as_split, by_name, note_shared
 from advgan.data.split import attack_batch_size
 from advgan.defenses import attack_view, load_classifier, parse_classifier, unwrap
 from advgan.defenses.detection import (
@@ -149,7 +150,7 @@ def train_detector(
     with process_settings(None), frozen(model, device) as classifier:
         check_no_rejection(classifier)
         set_seed(config.seed)
-        clean = as_split(validation, "validation").split
+        clean = by_name(as_split(validation, "validation"), classes_of(unwrap(classifier))).split
         if isinstance(clean, Stream):
             raise InputError("validation must be images with a length, got a stream")
         if not isinstance(unwrap(classifier), BlackBox):  # whose queries have a price
@@ -174,7 +175,7 @@ def check_no_rejection(model: nn.Module, name: Any = None) -> None:
 
 def first_images(train: Any, model: nn.Module, config: DetectorConfig) -> tuple[Tensor, Tensor]:
     """The first `max_samples` images (n, c, h, w) of `train` and their labels (n,), or the predictions on them."""
-    images = as_split(train, "train").split.first(config.max_samples)
+    images = by_name(as_split(train, "train"), classes_of(unwrap(model))).split.first(config.max_samples)
     return next(predicted_labels(images, model, progress=False).batches(config.max_samples))
 
 

@@ -34,7 +34,7 @@ from advgan.core.threat_model import Norm
 from advgan.core.weights import check_weights, device_of
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.data.sources import as_split
+from advgan.data.sources import as_split, by_name
 from advgan.data.split import fair_order
 from advgan.defenses import ClassifierSpec, load_classifier
 from advgan.defenses.flags import ClassifierSettings
@@ -147,7 +147,8 @@ def attacker_data(
     black_box: Any, images: Any, validation: Any, config: SubstituteConfig, num_classes: int | None
 ) -> Images:
     """The caller's images as splits. Raises InputError as `as_split`, and for labels that are missing or too large."""
-    train, held_out = as_split(images, "images").split, as_split(validation, "validation")
+    train = as_split(images, "images").split
+    held_out = by_name(as_split(validation, "validation"), classes_of(black_box))
     if not held_out.split.has_labels or isinstance(held_out.split, Stream):
         raise InputError("validation must be images with labels, of a known number, got others")
     labels = held_out.split.labels

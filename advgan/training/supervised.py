@@ -27,7 +27,7 @@ from advgan.core.json_files import check_int
 from advgan.core.weights import check_trainable, device_of
 from advgan.data import Data, Split, Stream, training_batches
 from advgan.data.batches import augment, check_shift
-from advgan.data.sources import as_split, hold_out, note_shared
+from advgan.data.sources import as_split, by_name, hold_out, note_shared
 from advgan.data.split import are_photos, attack_batch_size
 from advgan.evaluation import predict
 from advgan.training.defaults import MAX_STEPS
@@ -114,8 +114,9 @@ def check_trains(model: nn.Module, x: Tensor) -> None:
 def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> Data:
     """Training and validation images (a tenth of `train`, drawn by `seed`, where `validation` is None) for `model`.
 
-    Raises InputError as `as_split`, for images without labels, for labels beyond the model's logits, and for a model
-    that cannot be trained, or returns probabilities.
+    Class folders are those of the model by its names, and those of the validation images by the training images'.
+    Raises InputError as `as_split` and `relabel`, for images without labels, for labels beyond the model's logits, and
+    for a model that cannot be trained, or returns probabilities.
     """
     check_module(model)
     shape = image_shape_of(model)
@@ -124,9 +125,11 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
     for name, part in (("train", source), ("validation", held_out)):
         if part is not None and not part.split.has_labels:
             raise InputError(f"{name} has no labels: expected pairs (x, y), got images alone")
+    source = by_name(source, classes_of(model))
     if held_out is None:
         source, held_out = hold_out(source, seed)
     else:
+        held_out = by_name(held_out, classes_of(model) or source.classes)
         note_shared(source.split, held_out.split)
     split, held = source.split, held_out.split
     assert not isinstance(held, Stream), "a stream has no labels of all its images"

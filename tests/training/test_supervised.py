@@ -1,20 +1,28 @@
 """Classifiers and distilled ones trained by a call: any module in memory, best weights kept, stop and resume."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor, nn
 
 from advgan.attacks import pgd
+from advgan.classifiers import BlackBox
 from advgan.core.errors import InputError, NotFiniteError
 from advgan.data import Split
+from advgan.data.sources import FloatSplit
 from advgan.training.adversarial import adversarial_config
 from advgan.training.classifier import train_classifier
+from advgan.training.datasets import prepare_images
+from advgan.training.detector import DetectorConfig, first_images
 from advgan.training.distillation import distill
-from advgan.training.substitute import train_substitute
-from advgan.training.supervised import ClassifierConfig
+from advgan.training.options import RunConfig
+from advgan.training.substitute import SubstituteConfig, attacker_data, train_substitute
+from advgan.training.supervised import ClassifierConfig, labelled_data
 
 SMALL: dict[str, Any] = {"batch_size": 20, "shift": 0}
 
@@ -172,3 +180,42 @@ def test_progress_off_prints_nothing(bars: tuple[Tensor, Tensor], capfd: pytest.
     assert capfd.readouterr() == ("", "")
     train_classifier(net(), bars, epochs=1, **SMALL)
     assert "validation accuracy" in capfd.readouterr().out
+
+
+def test_class_folders_have_the_numbers_of_the_model_and_of_the_training_images(tmp_path: Path) -> None:
+    """Each folder was numbered alone: of validation images without the first class all labels were another's."""
+    levels = {"dark": 20, "grey": 120, "light": 220}
+    for part, names in (("train", levels), ("val", ("grey", "light"))):
+        for name, i in product(names, range(4)):
+            (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4), levels[name] + i).save(tmp_path / part / name / f"{i}.png")
+
+    def check(split: Any, order: tuple[str, ...], names: tuple[str, ...]) -> None:
+        x, y = next(split.batches(20))
+        assert [order[i] for i in y] == [min(levels, key=lambda n: abs(levels[n] - v)) for v in 255 * x[:, 0, 0, 0]]
+        assert {order[i] for i in y} == set(names)
+
+    for order in (None, ("light", "dark", "grey")):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        expected = order or tuple(levels)
+        if order:
+            model.classes = order
+        data = labelled_data(model, tmp_path / "train", tmp_path / "val", 0)
+        assert data.classes == expected
+        check(data.train, expected, tuple(levels))
+        check(data.validation, expected, ("grey", "light"))
+        fitted = prepare_images(model.eval(), tmp_path / "train", tmp_path / "val", RunConfig(), Accelerator(cpu=True))
+        assert fitted.classes == expected
+        check(fitted.train, expected, tuple(levels))
+        check(fitted.validation, expected, ("grey", "light"))
+    box = BlackBox(lambda x: torch.zeros(len(x), dtype=torch.long), 3, "labels", classes=("light", "dark", "grey"))
+    check(
+        attacker_data(box, torch.rand(8, 1, 4, 4), tmp_path / "val", SubstituteConfig(), None).validation,
+        box.classes,
+        ("grey", "light"),
+    )
+    check(FloatSplit(*first_images(tmp_path / "train", model, DetectorConfig())), model.classes, tuple(levels))
+    (tmp_path / "val" / "black").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "val" / "black" / "0.png")
+    with pytest.raises(InputError, match="class 'black' is none of the 3 of the model"):
+        labelled_data(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), tmp_path / "train", tmp_path / "val", 0)
