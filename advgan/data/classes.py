@@ -75,6 +75,12 @@ class Match(NamedTuple):
     note: str = ""
 
 
+def share_names(names: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether at least one of `names` is one of `classes`, as `relabel` compares them."""
+    pairs = ((names, classes), (_unnumbered(names), _unnumbered(classes)))
+    return any(any(_candidates(*pair)) for pair in pairs)
+
+
 def match_classes(data: Data, classes: Sequence[str] | None, num_classes: int, name: str) -> Match:
     """The rules of `relabel`, on the names alone."""
     names = data.classes

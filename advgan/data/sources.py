@@ -28,7 +28,7 @@ from torch.utils.data import (
 from advgan.core.errors import InputError, listing, note
 from advgan.core.files import folder_path
 from advgan.core.inputs import array_as_tensor, as_labels, check_images, check_tensor
-from advgan.data.classes import relabel
+from advgan.data.classes import relabel, share_names
 from advgan.data.columns import IMAGE, LABEL
 from advgan.data.folder import as_splits, class_images, split_folders
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape
@@ -41,10 +41,14 @@ EXPECTED = "images, (images, labels), a Dataset, a DataLoader or a folder"
 
 
 class Source(NamedTuple):
-    """A split, perhaps without labels (`has_labels`), and its class names (of class folders and lists only)."""
+    """A split, perhaps without labels (`has_labels`), and its class names (of class folders, lists and Datasets only).
+
+    numbered   the labels are class numbers of their own, a Dataset's, not places among sorted folders
+    """
 
     split: Split | Stream
     classes: tuple[str, ...] | None = None
+    numbered: bool = False
 
 
 class FloatSplit(Split):
@@ -143,14 +147,22 @@ def hold_out(source: Source, seed: int) -> tuple[Source, Source]:
     return source._replace(split=train), source._replace(split=held)
 
 
-def by_name(source: Source, classes: Sequence[str] | None) -> Source:
-    """A source of class folders whose labels are the numbers that these have among `classes`, a model's or those of
-    other images; one of other images, or for None, as it is. Raises InputError as `relabel`."""
-    if source.classes is None or classes is None or isinstance(source.split, Stream):
+def by_name(source: Source, classes: Sequence[str] | None, num_classes: int | None = None) -> Source:
+    """A source with class names whose labels are the numbers that these have among `classes`, a model's or those of
+    other images; without names as it is.
+
+    Labels of a Dataset are class numbers already where no name is one of `classes`. So are all for None; class folders
+    are matched to the `num_classes` of a model then. Raises InputError as `relabel`.
+    """
+    if source.classes is None or isinstance(source.split, Stream):
         return source
-    data = Data("folder", source.split, source.split, source.split, source.classes)
-    named = relabel(data, classes, len(classes), "the model")
-    return Source(named.train, named.classes)
+    if source.numbered and not (classes and share_names(source.classes, classes)):
+        return source if num_classes in (None, len(source.classes)) else Source(source.split)
+    if classes is None and num_classes is None:
+        return source
+    data = Data("Dataset" if source.numbered else "folder", source.split, source.split, source.split, source.classes)
+    named = relabel(data, classes, num_classes or len(classes or ()), "the model")
+    return Source(named.train, named.classes, source.numbered)
 
 
 def note_shared(train: Split | Stream, validation: Split | Stream) -> None:
@@ -284,7 +296,23 @@ def _dataset(dataset: Any, name: str) -> Source:
         return Source(FloatSplit(images, torch.zeros(n, dtype=torch.long)).unlabelled())
     listed = _listed_labels(dataset, n, label)
     labels = [_parts(dataset[i])[1] for i in range(n)] if listed is None else listed
-    return Source(FloatSplit(images, as_labels(labels, n, f"the labels of {name}")))
+    y = as_labels(labels, n, f"the labels of {name}")
+    classes = _class_names(dataset)
+    return Source(FloatSplit(images, y), classes if classes and int(y.max()) < len(classes) else None, numbered=True)
+
+
+def _class_names(dataset: Any) -> tuple[str, ...] | None:
+    """The names of a Dataset's classes, by label: the attribute `classes` (torchvision), or those of the column of
+    labels (the library datasets); None without them, or where its labels are mapped."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    if getattr(dataset, "target_transform", None):
+        return None
+    features = dataset.features if _is_table(dataset) else {}
+    columns = [feature for column, feature in features.items() if column.casefold() in LABEL]
+    names: Any = getattr(columns[0], "names", None) if len(columns) == 1 else getattr(dataset, "classes", None)
+    listed = isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)
+    return tuple(names) if listed else None
 
 
 def _listed_labels(dataset: Any, n: int, first: Any) -> Any:

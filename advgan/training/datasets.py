@@ -15,8 +15,8 @@ from advgan.classifiers.adapters import classes_of
 from advgan.classifiers.checks import NORMALISATION_IMAGES, gradient_fault
 from advgan.classifiers.layers import find_layer
 from advgan.core.errors import InputError, note
-from advgan.data import Data, Split, Stream, relabel
-from advgan.data.sources import FloatSplit, Source, as_split, hold_out, note_shared
+from advgan.data import Split, Stream
+from advgan.data.sources import FloatSplit, Source, as_split, by_name, hold_out, note_shared
 from advgan.data.split import fair_order
 from advgan.defenses import adaptive, unwrap
 from advgan.evaluation.compatibility import check_accuracy, own_input, predicted_labels
@@ -62,8 +62,12 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, acce
     held_out = None if validation is None else as_split(validation, "validation", shape, resize)
     x, y = next(source.split.first(NORMALISATION_IMAGES).batches(NORMALISATION_IMAGES))
     given = source.split.has_labels
-    model = checked_model(model, x.to(device), y.to(device), given and source.classes is None)
-    num_classes = logits_of(model, x[:1], device).shape[1]
+    model = checked_model(model, x.to(device))
+    num_classes, classes = logits_of(model, x[:1], device).shape[1], classes_of(unwrap(model))
+    source = by_name(source, classes, num_classes)
+    if given:
+        y = y if isinstance(source.split, Stream) else source.split.labels[: len(x)]
+        check_labels(model, x.to(device), y.to(device))
     source = labelled(model, source, num_classes, "train", progress=progress)
     if held_out is None:
         source, held_out = hold_out(source, run.seed)
@@ -71,27 +75,32 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, acce
         if held_out.split.image_shape != source.split.image_shape:
             shapes = f"{tuple(source.split.image_shape)}, got {tuple(held_out.split.image_shape)}"
             raise InputError(f"validation images must have the shape of those to train on, {shapes}")
-        held_out = labelled(model, held_out, num_classes, "validation", source.classes, progress=progress)
+        held_out = by_name(held_out, classes or source.classes, num_classes)
+        held_out = labelled(model, held_out, num_classes, "validation", progress=progress)
         note_shared(source.split, held_out.split)
     assert isinstance(held_out.split, Split), "a stream has no labels of all its images"
     split = held_out.split if isinstance(validation, Split) else held_out.split.take(fair_order(held_out.split.labels))
     most = run.validation_images or size_defaults(split.image_shape).validation_images
-    names = classes_of(unwrap(model)) or source.classes or tuple(map(str, range(num_classes)))
+    names = classes or source.classes or tuple(map(str, range(num_classes)))
     if len(names) != num_classes:
         raise InputError(f"classes of the model must be as many as its {num_classes} logits, got {len(names)}")
     return Images(model, source.split, in_memory(split.first(most)), names, given)
 
 
-def checked_model(model: nn.Module, x: Tensor, y: Tensor, labelled: bool) -> nn.Module:
+def checked_model(model: nn.Module, x: Tensor) -> nn.Module:
     """`model` as `check_target` returns it. Raises InputError where it cannot be attacked by gradients."""
     model = check_target(model, x[:8])
     if (fault := gradient_fault(model, x)) is not None:
         raise InputError(
             f"the model passes no gradient to its input ({fault}): train/substitute.py attacks such models"
         )
-    if labelled and not getattr(unwrap(model), "normalises", False):
-        check_accuracy(model, x, y, "train")
     return model
+
+
+def check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Raises InputError as `check_accuracy`, of a model that does not normalise for sure."""
+    if not getattr(unwrap(model), "normalises", False):
+        check_accuracy(model, x, y, "train")
 
 
 @torch.no_grad()
@@ -99,25 +108,12 @@ def logits_of(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
     return model(x.to(device)).float()
 
 
-def labelled(
-    model: nn.Module,
-    source: Source,
-    num_classes: int,
-    name: str,
-    classes: tuple[str, ...] | None = None,
-    *,
-    progress: bool,
-) -> Source:
-    """A source whose labels are classes of `model`: those of class folders by their names, predictions where there are
-    none. `classes` are the names of a model that has none, where other images have shown them. Raises InputError for
-    labels beyond the logits."""
+def labelled(model: nn.Module, source: Source, num_classes: int, name: str, *, progress: bool) -> Source:
+    """A source with labels: predictions of `model` where there are none. Raises InputError for labels beyond its
+    logits."""
     split = source.split
     if isinstance(split, Stream):
         return source
-    if source.classes is not None:
-        data = Data("folder", split, split, split, source.classes)
-        named = relabel(data, classes_of(unwrap(model)) or classes, num_classes, "the model")
-        return Source(named.train, named.classes)
     if not split.has_labels:
         return Source(predicted_labels(split, model, progress=progress))
     if len(split) and int(split.labels.max()) >= num_classes:
@@ -148,7 +144,8 @@ def checked_ensemble(first: nn.Module, others: Sequence[Any], x: Tensor, y: Tens
     k, names = logits_of(first, x[:1], x.device).shape[1], classes_of(unwrap(first))
     models = []
     for number, other in enumerate(others, 2):
-        model = checked_model(other, x, y, labelled=True)
+        model = checked_model(other, x)
+        check_labels(model, x, y)
         count, other_names = logits_of(model, x[:1], x.device).shape[1], classes_of(unwrap(model))
         if count != k:
             raise InputError(f"model {number} of the ensemble must have {k} classes like the first, got {count}")

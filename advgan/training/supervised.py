@@ -114,7 +114,7 @@ def check_trains(model: nn.Module, x: Tensor) -> None:
 def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> Data:
     """Training and validation images (a tenth of `train`, drawn by `seed`, where `validation` is None) for `model`.
 
-    Class folders are those of the model by its names, and those of the validation images by the training images'.
+    Classes with names are those of the model by its names, and those of the validation images by the training images'.
     Raises InputError as `as_split` and `relabel`, for images without labels, for labels beyond the model's logits, and
     for a model that cannot be trained, or returns probabilities.
     """
@@ -125,11 +125,12 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
     for name, part in (("train", source), ("validation", held_out)):
         if part is not None and not part.split.has_labels:
             raise InputError(f"{name} has no labels: expected pairs (x, y), got images alone")
-    source = by_name(source, classes_of(model))
+    classes = classes_of(model)
+    source = by_name(source, classes)
     if held_out is None:
         source, held_out = hold_out(source, seed)
     else:
-        held_out = by_name(held_out, classes_of(model) or source.classes)
+        held_out = by_name(held_out, classes or source.classes)
         note_shared(source.split, held_out.split)
     split, held = source.split, held_out.split
     assert not isinstance(held, Stream), "a stream has no labels of all its images"
@@ -144,8 +145,8 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
             raise InputError(
                 f"{name} has labels up to {int(labels.max())}, expected 0 to {n - 1}: the model has {n} logits"
             )
-    names = classes_of(model) or source.classes or map(str, range(n))
-    return Data("images in memory", split, held, held, tuple(names))
+    fitting = [names for names in (classes, source.classes) if names and len(names) == n]
+    return Data("images in memory", split, held, held, fitting[0] if fitting else tuple(map(str, range(n))))
 
 
 class Part(NamedTuple):

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from advgan.attacks import pgd
 from advgan.classifiers import BlackBox
@@ -25,6 +26,7 @@ from advgan.training.substitute import SubstituteConfig, attacker_data, train_su
 from advgan.training.supervised import ClassifierConfig, labelled_data
 
 SMALL: dict[str, Any] = {"batch_size": 20, "shift": 0}
+LEVELS = {"dark": 20, "grey": 120, "light": 220}  # brightness of the images of a class
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -184,7 +186,7 @@ def test_progress_off_prints_nothing(bars: tuple[Tensor, Tensor], capfd: pytest.
 
 def test_class_folders_have_the_numbers_of_the_model_and_of_the_training_images(tmp_path: Path) -> None:
     """Each folder was numbered alone: of validation images without the first class all labels were another's."""
-    levels = {"dark": 20, "grey": 120, "light": 220}
+    levels = LEVELS
     for part, names in (("train", levels), ("val", ("grey", "light"))):
         for name, i in product(names, range(4)):
             (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
@@ -219,3 +221,72 @@ def test_class_folders_have_the_numbers_of_the_model_and_of_the_training_images(
     Image.new("L", (4, 4)).save(tmp_path / "val" / "black" / "0.png")
     with pytest.raises(InputError, match="class 'black' is none of the 3 of the model"):
         labelled_data(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), tmp_path / "train", tmp_path / "val", 0)
+
+
+class Named(Dataset[tuple[Tensor, int]]):
+    """Grey images of three brightnesses, with the names of their classes."""
+
+    def __init__(self, *classes: str, levels: Any = LEVELS) -> None:
+        self.classes, self.levels = list(classes), levels
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        label = i % len(self.classes)
+        level = list(self.levels.values())[label] if self.levels is not LEVELS else LEVELS[self.classes[label]]
+        return torch.full((1, 4, 4), level / 255), label
+
+
+class Brightness(nn.Module):
+    """Logits from the mean of an image, in the order of `classes`."""
+
+    def __init__(self, classes: tuple[str, ...] | None, order: tuple[str, ...] = ("light", "dark", "grey")) -> None:
+        super().__init__()
+        self.classes = classes
+        self.levels = nn.Parameter(torch.tensor([LEVELS[name] / 255 for name in order]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -20 * (x.mean((1, 2, 3))[:, None] - self.levels) ** 2
+
+
+def agreement(model: nn.Module, split: Any) -> float:
+    x, y = next(split.batches(100))
+    return (model(x).argmax(1) == y).float().mean().item()
+
+
+def test_classes_of_a_dataset_have_the_numbers_of_the_model() -> None:
+    """`classes` of torchvision's datasets and class names of a column of labels were not compared with the model's."""
+    order = ("light", "dark", "grey")
+    model, data = Brightness(order), Named("dark", "grey", "light")
+    for train in (data, Subset(data, range(20)), DataLoader(data, batch_size=4)):
+        images = labelled_data(model, train, None, 0)
+        assert (images.classes, agreement(model, images.train), agreement(model, images.validation)) == (order, 1, 1)
+        fitted = prepare_images(model.eval(), train, data, RunConfig(), Accelerator(cpu=True))
+        assert (fitted.classes, agreement(model, fitted.train), agreement(model, fitted.validation)) == (order, 1, 1)
+    unnamed = Brightness(None, ("dark", "grey", "light"))
+    images = labelled_data(unnamed, data, Named("light", "grey", "dark"), 0)  # numbered as the training images
+    assert images.classes == ("dark", "grey", "light")
+    assert agreement(unnamed, images.train) == agreement(unnamed, images.validation) == 1
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    assert labelled_data(wide, Named("dark", "grey"), None, 0).classes == ("0", "1", "2", "3")
+
+
+def test_labels_of_a_dataset_with_other_names_are_numbers() -> None:
+    """MNIST's are "0 - zero" to "9 - nine", those of the shipped classifier "0" to "9"."""
+    model = Brightness(("0", "1", "2"))
+    data = Named("0 - light", "1 - dark", "2 - grey", levels={"light": 220, "dark": 20, "grey": 120})
+    fitted = prepare_images(model.eval(), data, None, RunConfig(), Accelerator(cpu=True))
+    assert (fitted.classes, agreement(model, fitted.train)) == (("0", "1", "2"), 1)
+    with pytest.raises(InputError, match="class 'black' is none of the 3 of the model"):
+        labelled_data(Brightness(("light", "dark", "grey")), Named("dark", "black", levels=data.levels), None, 0)
+
+
+def test_class_names_of_a_column_of_labels() -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=[*LEVELS])})
+    levels = list(LEVELS.values())
+    rows = {"image": [Image.new("L", (4, 4), levels[i % 3]) for i in range(12)], "label": [i % 3 for i in range(12)]}
+    model = Brightness(("light", "dark", "grey"))
+    images = labelled_data(model, datasets.Dataset.from_dict(rows, features=features), None, 0)
+    assert (images.classes, agreement(model, images.train)) == (model.classes, 1)
