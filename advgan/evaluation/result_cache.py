@@ -39,7 +39,8 @@ from advgan.models.generator import Generator
 
 CONFIDENCE_TOL = 0.01  # of a clean image, computed again; on another processor it differs by less
 QUERIES = 8  # of a black box for a stored result
-X_ADV = "x_adv"  # the one tensor in a stored file that is not a column of its records
+X_ADV = "x_adv"  # a tensor in a stored file that is not a column of its records, like these two
+SOURCE = ("source_confidence", "source_prediction")  # the source's outputs for the first clean images
 
 
 def _widest(spec: AttackSpec, threat: Threat) -> Threat:
@@ -57,6 +58,9 @@ def is_stochastic(*victims: TargetModel | None) -> bool:
     return any(isinstance(module, Defended) and (module.random or module.random_gradients) for module in modules)
 
 
+Outputs = tuple[Tensor, Tensor]  # confidence and prediction (n,) of clean images
+
+
 def attack_rng(seed: int, label: str) -> torch.Generator:
     """Random numbers of the attack `label`, different for each label."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {label}".encode()))  # it takes 32 bits
@@ -66,9 +70,9 @@ class ResultCache:
     """Runs attacks on images `x` (n, c, h, w) with labels `y` (n,); stores each result in `directory` (None: nowhere).
 
     A stored result is not computed again, so that an interrupted comparison resumes. The key is attack, settings, seed,
-    threat, target, generator, images, batch size, device, threads and software; of a target that depends on more (a
-    service, an environment variable), the predictions for the first clean images must still be the stored ones. `fresh`
-    runs all of them again.
+    threat, target, source, generator, images, batch size, device, threads and software; of a target or source that
+    depends on more (a service, an environment variable), the predictions for the first clean images must still be the
+    stored ones. `fresh` runs all of them again.
     `transforms` are those of `evaluate`; functions among them cannot be stored.
     """
 
@@ -89,7 +93,7 @@ class ResultCache:
         self._made: tuple[Any, MadeBatches] = (None, {})  # the adversarial images of the last shared attack
         self._images = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
         self._clean: dict[str, CleanOutputs] = {}
-        self._first: dict[str, tuple[Tensor, Tensor]] = {}
+        self._first: dict[str, Outputs] = {}
 
     def clean(self, victim: TargetModel) -> CleanOutputs:
         """The victim's outputs for the clean images; computed once."""
@@ -131,13 +135,15 @@ class ResultCache:
         if self.directory is not None:
             key = self._key(spec, victim, widest, y_target=y_target, seed=seed, generator=generator, source=source)
             folder = self.directory / _folder_name(key)
-        result = None if folder is None or self.fresh else self._read(folder, key)
-        if result is not None and not self._is_current(result, victim):
-            warn(
-                f"the cached result {folder} is computed again: {victim.label} has other predictions for the same "
-                "images now"
-            )
-            result = None
+        stored = None if folder is None or self.fresh else self._read(folder, key)
+        result, outputs = stored or (None, ())
+        for model, first in zip((victim, source), outputs, strict=False):
+            if result is not None and model is not None and not self._is_current(first, model):
+                warn(
+                    f"the cached result {folder} is computed again: {model.label} has other predictions for the same "
+                    "images now"
+                )
+                result = None
         if result is None:
             for model in (victim, origin):
                 reseed(model.model, seed)
@@ -166,28 +172,31 @@ class ResultCache:
             if result.row["status"] != "ok":  # a failure may be the machine's: not stored
                 self._made = (None, {})
             elif folder is not None:
-                _write(folder, key, result)
+                _write(folder, key, result, None if source is None else self._first_outputs(source))
         else:
             self.cache_hits += 1
             progress(len(self.x))
         row = result.row | {"seed": seed, "access": access}
         return recompute_metrics(Result(row, result.records, result.x_adv), threat)
 
-    def _is_current(self, result: Result, victim: TargetModel) -> bool:
-        """Whether the victim still has the predictions of a stored result for the first batch of clean images; a black
-        box is queried for a few of them, one with a budget for none."""
-        box = unwrap(victim.model)
-        if isinstance(box, BlackBox) and box.max_queries is not None:
-            return True
-        if victim.label not in self._first:
-            reseed(victim.model, 0)
-            x = self.x[: min(self.batch_size, QUERIES) if isinstance(box, BlackBox) else self.batch_size]
-            self._first[victim.label] = predicted(predict(victim.model, x, self.batch_size))
-        confidence, prediction = self._first[victim.label]
-        stored = (result.records[f"clean_{name}"][: len(prediction)] for name in ("confidence", "prediction"))
-        stored_confidence, stored_prediction = stored
-        same = torch.equal(prediction, stored_prediction)
-        return same and bool((confidence - stored_confidence).abs().max() <= CONFIDENCE_TOL)
+    def _is_current(self, stored: Outputs, model: TargetModel) -> bool:
+        """Whether a model still has the `stored` outputs of a result for the first clean images."""
+        confidence, prediction = self._first_outputs(model)
+        n = min(len(confidence), len(stored[0]))
+        same = torch.equal(prediction[:n], stored[1][:n])
+        return same and torch.allclose(confidence[:n], stored[0][:n], rtol=0, atol=CONFIDENCE_TOL)
+
+    def _first_outputs(self, model: TargetModel) -> Outputs:
+        """A model's outputs for the first batch of clean images; a black box is queried for a few of them, one with a
+        budget for none."""
+        if model.label not in self._first:
+            box, n = unwrap(model.model), self.batch_size
+            if isinstance(box, BlackBox):
+                n = min(n, QUERIES) if box.max_queries is None else 0
+            reseed(model.model, 0)
+            no_outputs = (torch.zeros(0), torch.zeros(0, dtype=torch.long))
+            self._first[model.label] = predicted(predict(model.model, self.x[:n], n)) if n else no_outputs
+        return self._first[model.label]
 
     def _made_batches(self, attack: tuple[Any, ...], *, again: bool) -> MadeBatches:
         """The adversarial images of the last shared attack, if it was this one; `again`: to be made, so that the calls
@@ -227,8 +236,9 @@ class ResultCache:
             **({"survive": self.transforms.names} if self.transforms else {}),
         }
 
-    def _read(self, folder: Path, key: dict[str, Any]) -> Result | None:
-        """The stored result of `key`; None without one, and with a warning for a damaged one."""
+    def _read(self, folder: Path, key: dict[str, Any]) -> tuple[Result, list[Outputs]] | None:
+        """The stored result of `key`, with the outputs of victim and source; None without one, and with a warning for a
+        damaged one."""
         if not folder.is_dir():
             return None
         try:
@@ -242,7 +252,9 @@ class ResultCache:
                 raise ValueError("other columns or another number of images")
             if (x_adv.shape, x_adv.dtype) != (kept.shape, kept.dtype) or any(map(torch.is_complex, records.values())):
                 raise ValueError("other images, or columns that are no numbers")
-            return Result({name: row[name] for name in ROW_KEYS}, records, x_adv)
+            outputs = [(records["clean_confidence"], records["clean_prediction"])]
+            outputs += [] if key["source"] is None else [(tensors[SOURCE[0]], tensors[SOURCE[1]])]
+            return Result({name: row[name] for name in ROW_KEYS}, records, x_adv), outputs
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             warn(f"the cached result {folder} is damaged and is computed again: {one_line(error)}")
             return None
@@ -254,11 +266,12 @@ def _folder_name(key: dict[str, Any]) -> str:
     return f"{name}_{_digest(key)[:16]}"
 
 
-def _write(directory: Path, key: dict[str, Any], result: Result) -> None:
+def _write(directory: Path, key: dict[str, Any], result: Result, source: Outputs | None) -> None:
     def write(folder: Path) -> None:
         stored = {"key": key, "row": result.row, "columns": list(result.records)}
         (folder / "cell.json").write_text(json.dumps(stored, indent=2, allow_nan=False) + "\n")
-        write_weights({**result.records, X_ADV: result.x_adv}, folder / "records.safetensors", config=stored)
+        tensors = {**result.records, X_ADV: result.x_adv, **dict(zip(SOURCE, source or (), strict=False))}
+        write_weights(tensors, folder / "records.safetensors", config=stored)
 
     atomic_write_dir(directory, write)
 

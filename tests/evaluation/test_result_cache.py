@@ -127,6 +127,21 @@ def test_results_of_a_model_with_other_predictions_now_are_rerun(
     assert rates[0] == rates[1]
 
 
+def test_transferred_results_of_a_source_with_other_predictions_now_are_rerun(
+    victim: TargetModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = Service().eval()
+    source, rates, hits = TargetModel("stand-in", service), [], []
+    for factor in (1.0, 1.0, -1.0):
+        service.switch[0] = factor
+        cache = ResultCache(tmp_path, X, Y, batch_size=10)
+        rates.append(cache.run(FGSM, victim, BALL, source=source).row["asr"])
+        hits.append(cache.cache_hits)
+    assert hits == [0, 1, 0]
+    assert "stand-in has other predictions for the same images now" in capsys.readouterr().err
+    assert rates[0] == rates[1] > rates[2]  # the negative model's gradients lead away from the boundary
+
+
 def test_a_stored_result_of_a_black_box_takes_a_few_queries(tmp_path: Path) -> None:
     for budget, queries in ((None, 8), (1000, 0)):
         box = BlackBox.from_model(conv_net(), 5, max_queries=budget)
