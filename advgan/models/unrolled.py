@@ -228,7 +228,7 @@ def differentiable(
     """
     with ExitStack() as stack:
         for name, feedback in feedbacks.items():
-            hook = classifier.get_submodule(name).register_forward_hook(_replaced(feedback))
+            hook = classifier.get_submodule(name).register_forward_hook(_replaced(feedback), prepend=True)
             stack.callback(hook.remove)
         with torch.inference_mode(False), torch.enable_grad():
             leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_()

@@ -172,6 +172,18 @@ def test_untrained_gradient_of_grouped_dilated_reused_functional_and_recomputed_
     assert paths == {"first": True, "again": True, "grouped": True, "tokens": False, "head": True}
 
 
+def test_untrained_gradient_equals_autograd_where_the_guide_has_hooks_of_its_own():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Flatten(), nn.Linear(8 * 36, 5)).eval()
+    model.requires_grad_(False)
+    model[0].register_forward_hook(lambda module, inputs, y: y * y)  # an adapter, a quantiser
+    model[3].register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+    x, direction = torch.rand(4, 3, 8, 8), torch.randn(4, 5)
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad((model(leaf) * direction).sum(), leaf)[0]
+    torch.testing.assert_close(untrained_gradient(model, (3, 8, 8), direction, x), expected)
+
+
 @pytest.mark.parametrize("padding", [0, 1, (2, 0), "same", "valid"])
 @pytest.mark.parametrize(
     ("kernel", "stride", "dilation", "groups"), [(3, 1, 1, 1), ((2, 3), (2, 3), 2, 2), (4, 3, 1, 1)]
