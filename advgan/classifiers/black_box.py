@@ -135,6 +135,8 @@ class BlackBox(nn.Module):
     @torch.no_grad()
     def query(self, x: Tensor) -> Tensor:
         """Probabilities (n, num_classes) float32, on the device of `x` (n, c, h, w); of a label: 1 for its class."""
+        if self.image_shape not in (None, tuple(x.shape[1:])):
+            raise InputError(f"{self.name} takes images of shape {tuple(self.image_shape)}, got {tuple(x.shape[1:])}")
         if len(x) > self.remaining:
             raise QueryBudgetExceeded(
                 f"{self.name} has a budget of {self.max_queries} queries, {self.queries} of them used: "

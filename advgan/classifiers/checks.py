@@ -89,7 +89,7 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) ->
         if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
             raise InputError("the target returns NaN or infinity, expected finite logits: are its weights damaged?")
         difference = (first - second).abs().max().item()
-        random = _is_random(model)
+        random = is_random(model)
         if not random and difference > DETERMINISM_TOL * max(1.0, first.abs().max().item()):
             raise InputError(
                 f"the target is random in eval mode: two forwards of the same images differ by {difference:.3g}; "
@@ -121,7 +121,7 @@ def gradient_fault(model: Any, x: Tensor) -> str | None:
     return DETACHED
 
 
-def _is_random(model: nn.Module) -> bool:
+def is_random(model: nn.Module) -> bool:
     """Whether a defense in `model` is random; other modules may have an attribute of this name."""
     return any(getattr(module, "random", None) is True for module in model.modules())
 
@@ -131,7 +131,7 @@ def check_outputs(model: nn.Module, x: Tensor, logits: Tensor, *, alone: bool = 
     by a few more forwards of one image) depend on the batch: for models without `check_target`."""
     with eval_mode(model):
         check_no_probabilities(model, logits, x)
-        if alone and not _is_random(model):
+        if alone and not is_random(model):
             _compare_single_images(model, x, logits)
 
 
@@ -209,10 +209,11 @@ def extremes(x: Tensor) -> Tensor:
 
 def check_batch_of(predict: Callable[[Tensor], Tensor], x: Tensor, name: str) -> None:
     """Raise InputError if the probabilities (n, k) of the first of the images `x` (n, c, h, w), n >= 2, differ in a
-    batch of one: n + 1 queries."""
+    batch of one, relative to how far they are from uniform: n + 1 queries."""
     batch_outputs, single_output = predict(x), predict(x[:1])
     difference = (batch_outputs[:1] - single_output).abs().max().item()
-    if difference > BATCH_DEPENDENCE_TOL:
+    spread = (batch_outputs - 1 / batch_outputs.shape[1]).abs().max().item()
+    if difference > max(ROUNDING_TOL, BATCH_DEPENDENCE_TOL * min(1.0, spread)):
         raise InputError(
             f"{name} returns other probabilities for an image alone than inside a batch of {len(x)} (they differ by "
             f"{difference:.2g}): it is random or depends on the batch, expected one output per image"

@@ -12,7 +12,7 @@ from advgan.attacks.common import check_classes, check_inputs, frozen_eval
 from advgan.attacks.registry import AttackerAccess, AttackFn, AttackKind
 from advgan.classifiers import BlackBox
 from advgan.classifiers.adapters import check_not_recorded, with_hooks
-from advgan.classifiers.checks import check_outputs, in_training, mode_dependent
+from advgan.classifiers.checks import BATCH_DEPENDENCE_TOL, check_outputs, in_training, is_random, mode_dependent
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns, described
 from advgan.core.rejection import accepts, can_reject
@@ -23,6 +23,7 @@ from advgan.evaluation.metrics import attack_metrics, attack_outcome, clean_metr
 from advgan.evaluation.runner import MadeBatches, ThreatModelViolation, run_attack
 from advgan.evaluation.verify import nearest_8bit, not_finite, predictions_after
 
+QUERIES = 8  # of a black box, to compare its outputs with those of before
 ROW_KEYS = (
     *("target", "attack", "access", "protocol", "attack_norm", "norm", "eps", "targeted", "y_target"),
     *("seed", "batch_size", "n", "n_correct", "n_attacked", "clean_accuracy", "clean_rejected"),
@@ -98,7 +99,8 @@ def evaluate(
     made           adversarial images that were made before, by batches; those that are missing are added
 
     An attack that raises, leaves ball or box, or changes its input or the model is a failed row without metrics; so is
-    a target with NaN or infinity among its logits. Raises InputError for invalid images or labels, a target in training
+    a target with NaN or infinity among its logits, or a black box without a budget that returns other outputs for the
+    first clean images afterwards. Raises InputError for invalid images or labels, a target in training
     mode, with one logit, with probabilities for logits, or whose logits depend on the batch (see `check_target`).
     """
     _check_arguments(target, x, y, threat, y_target=y_target, batch_size=batch_size)
@@ -125,6 +127,9 @@ def evaluate(
     except Exception as error:
         logging.getLogger(__name__).warning("attack %s failed", name, exc_info=not isinstance(error, InputError))
         return _failed(row, f"{type(error).__name__}: {error}", [])
+    if _changed(target, x, clean.logits):
+        changed = "the target's outputs for the same clean images changed during the attack"
+        return _failed(row, f"{changed} (a service that is random, or was replaced)", [changed])
     records |= columns | attack_outcome(records | columns, threat, protocol, y_target) | clean.after
     row |= attack_metrics(records, protocol) | cost | {"status": "ok"}
     return Result({key: row[key] for key in ROW_KEYS}, records, x_adv)
@@ -153,6 +158,15 @@ def _obstacle(n_not_finite: int, row: dict[str, Any]) -> str | None:
         return None
     others = f"all that it classifies correctly are of the target class {row['y_target']}"
     return f"no image to attack, {others if row['n_correct'] else 'the target classifies none correctly'}"
+
+
+def _changed(target: nn.Module, x: Tensor, logits: Tensor) -> bool:
+    """Whether a black box without a budget has other outputs now for the first clean images than `logits` (n, k)."""
+    box = unwrap(target)
+    if not isinstance(box, BlackBox) or box.max_queries is not None or is_random(target):
+        return False
+    probabilities = predict(target, x[:QUERIES]).softmax(1)
+    return bool((probabilities - logits[:QUERIES].softmax(1)).abs().max() > BATCH_DEPENDENCE_TOL)
 
 
 def _check_arguments(

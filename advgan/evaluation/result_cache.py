@@ -25,6 +25,7 @@ from advgan.defenses import Defended, Transforms, attack_view, reseed, unwrap
 from advgan.evaluation.compatibility import warn_near_chance
 from advgan.evaluation.environment import cache_version
 from advgan.evaluation.evaluate import (
+    QUERIES,
     ROW_KEYS,
     CleanOutputs,
     Result,
@@ -38,7 +39,6 @@ from advgan.evaluation.runner import MadeBatches
 from advgan.models.generator import Generator
 
 CONFIDENCE_TOL = 0.01  # of a clean image, computed again; on another processor it differs by less
-QUERIES = 8  # of a black box for a stored result
 X_ADV = "x_adv"  # a tensor in a stored file that is not a column of its records, like these two
 SOURCE = ("source_confidence", "source_prediction")  # the source's outputs for the first clean images
 

@@ -162,3 +162,42 @@ def test_require_gradients_raises() -> None:
     require_gradients(torch.nn.Linear(2, 2))
     with pytest.raises(InputError, match="the black box has outputs only, without a gradient"):
         require_gradients(BlackBox(lambda x: x, 2))
+
+
+def test_outputs_that_change_during_the_attack_are_a_failed_row() -> None:
+    """A service that is replaced after three batches: the success of the attack would be that of the other model."""
+    x, y = SIX.repeat(2, 1, 1, 1), torch.tensor([0, 0, 0, 1, 1, 1] * 2)
+
+    calls: list[int] = []
+
+    def replaced(x: Tensor) -> np.ndarray:
+        calls.append(len(x))
+        return brightness(x) if len(calls) <= 3 else brightness(x)[:, ::-1].copy()
+
+    for max_queries, predict in ((None, brightness), (10**6, brightness), (None, replaced)):
+        calls.clear()
+        box = BlackBox(predict, 2, max_queries=max_queries)
+        row = evaluate(lambda x, y: x.clone(), box, x, y, Threat("linf", 0.1), access="nothing").row
+        if predict is brightness:
+            assert (row["status"], row["asr"]) == ("ok", 0.0)
+        else:
+            assert "changed during the attack" in row["status"]
+            assert (row["asr"], len(row["violations"])) == (None, 1)
+
+
+def test_images_of_another_shape_are_refused_before_a_query() -> None:
+    box = BlackBox(brightness, 2, image_shape=(3, 4, 4))
+    with pytest.raises(InputError, match=r"takes images of shape \(3, 4, 4\), got \(1, 4, 4\)"):
+        box(SIX)
+    assert box.queries == 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.02])
+def test_outputs_that_depend_on_the_batch_are_refused_however_near_to_uniform(scale: float) -> None:
+    def centred(x: Tensor) -> Tensor:
+        p = torch.from_numpy(brightness(x)) - 0.5
+        return 0.5 + scale * (p - p.mean(0))
+
+    with pytest.raises(InputError, match="depends on the batch"):
+        check_target(BlackBox(centred, 2), SIX)
+    check_target(BlackBox(lambda x: 0.5 + scale * (torch.from_numpy(brightness(x)) - 0.5), 2), SIX)

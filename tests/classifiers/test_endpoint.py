@@ -216,6 +216,12 @@ def test_transient_errors_are_retried_with_backoff(
     assert box.queries == 5, "a repeated request counts once"
 
 
+def test_retry_after_may_be_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.time, "time", lambda: 784111770.0)
+    dates = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:00:00 GMT", "7", "soon", "0.5", "")
+    assert [client._seconds(date) for date in dates] == [7.0, 0.0, 7.0, None, None, None]
+
+
 def test_timeout_raises_and_counts_queries(
     scripted_service: Callable[..., str],
 ) -> None:

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from advgan.core.errors import InputError
@@ -110,8 +111,7 @@ class Client:
         """The body of a response of status 200. Raises RetryableError for temporary failures, else InputError."""
         status = f"{response.status} {response.reason}".strip()
         if response.status == 429 or response.status >= 500:
-            after = response.headers.get("Retry-After", "")
-            raise RetryableError(f"status {status}", float(after) if after.isdecimal() else None)
+            raise RetryableError(f"status {status}", _seconds(response.headers.get("Retry-After", "")))
         if 300 <= response.status < 400:
             place = response.headers.get("Location", "nowhere")
             raise InputError(
@@ -123,6 +123,16 @@ class Client:
         if len(data) > limit:
             raise InputError(f"{self.url} returns more than {limit} bytes, the largest valid response")
         return data
+
+
+def _seconds(retry_after: str) -> float | None:
+    """The header Retry-After in seconds from now, which it may give as a date; None: it is neither."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _close_late(connection: http.client.HTTPConnection, sockets: list[socket.socket], late: threading.Event) -> None:
