@@ -171,11 +171,16 @@ def described(output: Any) -> str:
     return f"{name} with {', '.join(parts[:4])}" if parts else name
 
 
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Logits as float32; those of float64 as they are: rounded, several may be the largest."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def predicted(logits: Tensor) -> tuple[Tensor, Tensor]:
     """(confidence, class), (n,) each, of `logits` (n, k): the class of the largest logit, also where float32
     probabilities of several classes are equal."""
     k = logits.argmax(1)
-    return logits.float().softmax(1).gather(1, k[:, None]).squeeze(1), k
+    return at_least_float32(logits).softmax(1).gather(1, k[:, None]).squeeze(1).float(), k
 
 
 def is_softmax(outputs: Tensor) -> bool:

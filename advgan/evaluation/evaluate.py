@@ -14,7 +14,7 @@ from advgan.classifiers import BlackBox
 from advgan.classifiers.adapters import check_not_recorded, with_hooks
 from advgan.classifiers.checks import BATCH_DEPENDENCE_TOL, check_outputs, in_training, is_random, mode_dependent
 from advgan.core.errors import InputError
-from advgan.core.inputs import check_columns, described
+from advgan.core.inputs import at_least_float32, check_columns, described
 from advgan.core.rejection import accepts, can_reject
 from advgan.core.threat_model import Threat, check_class
 from advgan.core.weights import device_of
@@ -237,4 +237,4 @@ def clean_outputs(
 def _logits(outputs: Any) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise InputError(f"the target must return a tensor of logits, got {described(outputs)}")
-    return (outputs.float() if outputs.is_floating_point() else outputs).cpu()
+    return (at_least_float32(outputs) if outputs.is_floating_point() else outputs).cpu()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advgan.attacks.active_set import CHUNK
 from advgan.attacks.common import frozen_eval
 from advgan.core.errors import InputError
-from advgan.core.inputs import predicted
+from advgan.core.inputs import at_least_float32, predicted
 from advgan.core.rejection import accepts, can_reject
 from advgan.core.threat_model import Threat, delta_norms, to_8bit
 from advgan.defenses import Transforms
@@ -45,7 +45,7 @@ def verify_examples(
     if violations := ball.violations(rounded_adv, rounded):
         raise ThreatModelViolation([f"after rounding to 8 bits: {text}" for text in violations])
     with frozen_eval(target):
-        logits, logits_8bit = (_in_parts(target, images).float() for images in (x_adv, rounded_adv))
+        logits, logits_8bit = (at_least_float32(_in_parts(target, images)) for images in (x_adv, rounded_adv))
         if n_not_finite := max(not_finite(logits), not_finite(logits_8bit)):
             raise InputError(
                 f"the target returns NaN or infinity for {n_not_finite} of {len(x)} adversarial images of a batch, "

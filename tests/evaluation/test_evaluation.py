@@ -439,3 +439,24 @@ def test_images_already_in_target_class_do_not_count() -> None:
     assert (row["n_attacked"], row["asr"], row["asr_any_norm"], row["asr_8bit"]) == (2, 0.5, 0.5, 0.5)
     assert compare_success(any_attack_success([result]))["n"] == 2
     assert worst_case([result])[0]["asr"] == 0.5
+
+
+class DoubleOffset(nn.Module):
+    """Logits in float64 with a large offset, of which float32 keeps no difference."""
+
+    def __init__(self, net: nn.Module, offset: float) -> None:
+        super().__init__()
+        self.net, self.offset = net, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).double() + self.offset
+
+
+def test_float64_logits_decide_as_they_are() -> None:
+    rows = [
+        evaluate(brighter(0.1), DoubleOffset(Brightness(), offset).eval(), X, Y, Threat("linf", 0.1)).row
+        for offset in (0.0, 1e9)
+    ]
+    assert rows[0]["asr"] > 0
+    for name in ("clean_accuracy", "asr", "asr_8bit", "robust_accuracy"):
+        assert rows[0][name] == rows[1][name]
