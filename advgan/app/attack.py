@@ -93,7 +93,7 @@ class Pair:
 
     def prepare(self, picture: Image.Image) -> tuple[Tensor, list[str]]:
         """The classifier's input (1, c, h, w) in [0, 1] of a picture in mode L or RGB, and what was done to it. Raises
-        InputError for a picture without a digit, where the classifier takes digits."""
+        InputError for a picture without a digit, where the classifier takes digits, or too large after resizing."""
         if self.takes_digits:
             pixels, steps = mnist_form(np.asarray(picture.convert("L"), np.float32) / 255)
             return torch.from_numpy(pixels)[None, None], steps
@@ -101,7 +101,11 @@ class Pair:
         grey = picture.convert("L" if channels == 1 else "RGB")
         steps = [] if picture.size == (width, height) else [str(self.model_input)]
         steps += ["converted to grey"] if channels == 1 and picture.mode != "L" else []
-        return torch.from_numpy(as_array(self.model_input(grey)).copy())[None].float() / 255, steps
+        try:
+            array = as_array(self.model_input(grey))
+        except OSError as error:  # too many pixels after the resizing
+            raise InputError(str(error)) from None
+        return torch.from_numpy(array.copy())[None].float() / 255, steps
 
 
 @dataclass(frozen=True)

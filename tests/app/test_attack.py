@@ -99,6 +99,9 @@ def test_photos_of_a_classifier_in_colour_and_an_l2_generator() -> None:
     model.classes = ("a<b", "c", "d")
     generator = Generator(3, 2.0, "l2", width=4, depth=1, labels=3).eval()
     pair = Pair("own", model, generator, ModelInput(32, 32), note="a < transfer")
+    long = replace(pair, model_input=replace(pair.model_input, resize=9000))
+    with pytest.raises(InputError, match="pixels expected, got 90000 x 9000 after resize 9000"):
+        long.prepare(Image.new("L", (50, 5)))
     x, steps = pair.prepare(Image.new("L", (50, 40), 128))
     assert x.shape == (1, 3, 32, 32)
     assert steps == ["the largest centre crop, resized to 32 x 32"]
