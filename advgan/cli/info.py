@@ -41,7 +41,7 @@ class Settings:
 def main(settings: Settings) -> None:
     directory, console = existing_or_shipped(settings.checkpoint), Console()
     if directory.suffix == ".onnx":
-        console.print(_table(directory, _exported(directory)))
+        _show(console, directory, _exported(directory))
         return
     folders = [
         d for d in (directory, directory / "classifier", directory / "generator") if os.path.isfile(d / "config.json")
@@ -49,7 +49,7 @@ def main(settings: Settings) -> None:
     if not folders:
         raise InputError(f"no checkpoint in {directory}: expected config.json there, or in generator/ or classifier/")
     for folder in folders:
-        console.print(_table(folder, describe_checkpoint(folder)))
+        _show(console, folder, describe_checkpoint(folder))
         card = folder / "README.md"
         if card.is_file():
             with card.open(errors="replace") as file:
@@ -83,10 +83,12 @@ def _exported(file: Path) -> dict[str, Any]:
     }
 
 
-def _table(path: Path, values: dict[str, Any]) -> Table:
-    table = Table(title=in_rich(path), show_header=False, title_justify="left")
+def _show(console: Console, path: Path, values: dict[str, Any]) -> None:
+    """The path, on one line however long, and the table of the values."""
+    console.print(in_rich(path), style="italic", highlight=False, soft_wrap=True)
+    table = Table(show_header=False)
     for key, value in values.items():
         number = eps_text if key.startswith("eps") else "{:.6g}".format
         text = number(value) if isinstance(value, float) else str(value)
         table.add_row(in_rich(key), in_rich(text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."))
-    return table
+    console.print(table)

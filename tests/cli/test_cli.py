@@ -1,6 +1,7 @@
 """The `advgan` command: subcommands, `info` of checkpoints, help, and errors."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,12 @@ def test_info_of_generator(run_directory: Path, capsys: pytest.CaptureFixture[st
     for expected in ("│ 8/255 ", "linf", f"{size:,}", "A generator", "one", "two"):
         assert expected in text
     assert "tags" not in text
+
+
+def test_info_shows_a_long_path_on_one_line(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = run_directory / ("a-folder-with-a-long-name-" * 4)
+    shutil.copytree(run_directory / "generator", long)
+    assert str(long) in info(long, capsys).splitlines()
 
 
 def test_info_of_run(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
