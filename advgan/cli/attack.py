@@ -10,7 +10,8 @@ and nothing outside of the crop is changed. Without a size, photos are attacked 
 
 Adversarial images have the names and folders of the originals, as PNG: lossless, and rounded so that the bound holds
 in 8 bits. manifest.csv has a line per image: norms, SHA-256 and, with --target, that classifier's
-prediction before and after, as the written file is read through the preprocessing. Images are rotated by their EXIF
+prediction before and after, as the written file is read through the preprocessing; a path that a spreadsheet would take
+for a formula, like -1.png, is ./-1.png there. Images are rotated by their EXIF
 data and keep their colour profile; transparency is dropped; colour becomes grey, or grey RGB, as the model requires.
 
 The same command, with the same settings, resumes a killed one; a changed image is attacked again. Other files are
@@ -36,7 +37,7 @@ from advgan.cli.attack_images.work import ManifestRow, load_finished, process, s
 from advgan.core.config import absolute_paths, load_recipe, settings_file, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
-from advgan.report.escaping import csv_text
+from advgan.report.escaping import csv_path, csv_text
 
 SKIPPED = 3  # exit code where images were left out
 IGNORED_ON_RESUME = {"force", "figure", "batch_size", "max_pixels", "threads"}  # settings that may change on a resume
@@ -94,7 +95,8 @@ def attack_images(
     all_rows.sort(key=lambda row: row["input"])
     n_earlier = sum(gather_object([n_earlier]))
     if accelerator.is_main_process:
-        lines = [[row.get(column) for column in COLUMNS] for row in all_rows]
+        paths = [row | {name: csv_path(row.get(name)) for name in ("input", "output")} for row in all_rows]
+        lines = [[row.get(column) for column in COLUMNS] for row in paths]
         atomic_write(settings.output_dir / "manifest.csv", csv_text(COLUMNS, lines))
         print_summary(settings, all_rows, n_earlier, attacker)
     return all_rows

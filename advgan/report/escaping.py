@@ -24,6 +24,11 @@ def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value) else value
 
 
+def csv_path(path: str | None) -> str | None:
+    """A relative path as a cell that is a path still, and no formula: =x.png is ./=x.png."""
+    return f"./{path}" if path is not None and path.startswith(FORMULA) else path
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)

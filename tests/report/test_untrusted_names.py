@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from advgan.core.terminal import utf8
 from advgan.core.threat_model import toward_text
 from advgan.report.comparison import Comparison
-from advgan.report.escaping import code, csv_text, in_markdown, in_table
+from advgan.report.escaping import code, csv_path, csv_text, in_markdown, in_table
 from advgan.report.files import write_report
 from advgan.report.gallery import pixels
 from advgan.report.latex import escape
@@ -151,6 +151,15 @@ def test_csv_escapes_formulas() -> None:
     read = [row[0] for row in csv.reader(io.StringIO(text))][1:]
     assert read == ["'=1+1", "'+cmd", "'@x", "-2.5", "a,b", 'say "x"', "'-x"]
     assert {row[1] for row in csv.reader(io.StringIO(text))} == {"value", "-1.5"}
+
+
+def test_paths_in_csv_stay_paths() -> None:
+    """'-dash.png is no file."""
+    paths = ["-dash.png", "=1.png", "a/-b.png", "plain.png"]
+    cells = [row[0] for row in csv.reader(io.StringIO(csv_text(["output"], [[csv_path(path)] for path in paths])))][1:]
+    assert cells == ["./-dash.png", "./=1.png", "a/-b.png", "plain.png"]
+    assert list(map(Path, cells)) == list(map(Path, paths))
+    assert csv_path(None) is None
 
 
 def test_utf8_keeps_names_that_were_not_decoded():
