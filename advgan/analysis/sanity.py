@@ -56,7 +56,7 @@ CHECKS = (
         "The strongest white-box attack is at least as strong as FGSM",
         at_least(lambda result: white_box(result) and not fgsm(result), fgsm),
         MASKED + "Or too few or too small steps. Try more steps, a random start, and the margin or DLR loss.",
-        "Run fgsm and an iterative attack (pgd:steps=40) in the same norm: --sanity does.",
+        "Run fgsm and an iterative attack (pgd:steps=40) in the same norm: advgan compare --sanity does.",
     ),
     SanityCheck(
         "The strongest white-box attack is at least as strong as transfer",
@@ -70,7 +70,7 @@ CHECKS = (
         at_least(white_box, access("nothing")),
         "The gradients are useless: the attack is broken (a wrong sign, labels or normalisation), or the target masks "
         "its gradients. Look at the loss along the steps: it must rise.",
-        "Run noise-sign and a gradient attack: --sanity does.",
+        "Run noise-sign and a gradient attack: advgan compare --sanity does.",
     ),
     SanityCheck(
         "Gradient-free attacks do not beat gradient-based ones",
@@ -78,7 +78,7 @@ CHECKS = (
         MASKED
         + "Robustness against gradient attacks alone is then no robustness. Report the gradient-free success rate, and "
         "attack the part that masks the gradients.",
-        "Run square and pgd: --sanity does.",
+        "Run square and pgd: advgan compare --sanity does.",
     ),
     SanityCheck(
         "The generator is at least as strong as noise",
@@ -106,7 +106,8 @@ CHECKS = (
         "Doubling the steps changes little",
         findings.steps_converged,
         "The attack has not converged, so its success rate is too low. Double the steps until it no longer changes.",
-        "Run an attack with a number of steps and with twice as many (pgd:steps=40 pgd:steps=80): --sanity does.",
+        "Run an attack with a number of steps and with twice as many (pgd:steps=40 pgd:steps=80): advgan compare "
+        "--sanity does.",
     ),
     SanityCheck(
         "Gradients reach the images",
@@ -121,7 +122,7 @@ CHECKS = (
         "At this eps every image can be made plain grey. Where accuracy stays higher the attack fails, which does not "
         "show robustness: masked gradients, a wrong step size, or clipped images. Repair the attack "
         "first.",
-        "Run PGD at eps 0.5 too: --sanity does.",
+        "Run PGD at eps 0.5 too: advgan compare --sanity does.",
     ),
     SanityCheck(
         "Every attack ran to its end and kept its bounds",

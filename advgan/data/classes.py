@@ -17,7 +17,7 @@ from advgan.data.split import Data
 IMAGENET = 1000  # classes
 REMEDY = (
     "rename the class folders to class numbers, or set the model's attribute `classes` (docs/data.md); "
-    "--label-source predicted takes images without labels"
+    "--label-source predicted (in Python: images alone) takes images without labels"
 )
 
 
@@ -100,7 +100,8 @@ def match_classes(data: Data, classes: Sequence[str] | None, num_classes: int, n
     if len(names) != num_classes:
         raise InputError(
             f"{name} has {num_classes} classes, expected as many in {data.name}, or class folders named by class "
-            f"numbers, got {len(names)}: {listing(names, 3)}; --label-source predicted takes images without labels"
+            f"numbers, got {len(names)}: {listing(names, 3)}; --label-source predicted (in Python: images alone) takes "
+            "images without labels"
         )
     mapping = _mapping(names, range(num_classes), classes)
     return Match(list(range(num_classes)), note=f"classes of {data.name} are matched to {name} by order: {mapping}")

@@ -245,7 +245,10 @@ def read_photos(path: Path, labels: Labels, root: Path | None = None) -> Photos:
     if empty := [name for name, files in by_class.items() if not files]:
         note(f"class folders of {path} without images: {listing(empty)}")
     if stray:
-        note(f"images of {path} in no class folder are not used: {listing(stray)}; --label-source predicted takes all")
+        note(
+            f"images of {path} in no class folder are not used: {listing(stray)}; --label-source predicted "
+            "(in Python: a list of all files) takes all"
+        )
     by_class = {name: files for name, files in by_class.items() if files}
     if inside := sorted({split for name in by_class for split in _folders(path / name) if split_named(split)}):
         note(f"folders {listing(inside)} in class folders of {path} are no splits, which hold the class folders")
@@ -313,7 +316,7 @@ def _classes(root: Path, photos: Mapping[str, Photos]) -> tuple[str, ...]:
         raise InputError(
             f"at least two classes expected, {root} has only {listing(classes)}"
             f"{f' (a folder with {listing(splits)}: expected {nested})' if splits else ''}; --label-source predicted "
-            "takes images without labels"
+            f"(in Python: {nested}) takes images without labels"
         )
     for part, names in by_part.items():
         if "train" in by_part and photos[part].closed and photos["train"].closed:

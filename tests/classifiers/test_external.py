@@ -130,7 +130,9 @@ def test_fixed_image_size_is_used_and_checked(tmp_path):
     target = load_target(f"{file}:vit", tmp_path / "a.pt")
     x = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(target(x), model.eval()(x))
-    with pytest.raises(InputError, match=r"takes images of 64 x 64 pixels, got 32 x 32 .*: --image-size 64 resizes"):
+    with pytest.raises(
+        InputError, match=r"takes images of 64 x 64 pixels, got 32 x 32 .*: --image-size 64 \(in Python"
+    ):
         load_target(f"{file}:vit", tmp_path / "a.pt", image_shape=(3, 32, 32))
 
 
@@ -451,7 +453,7 @@ def test_unknown_names_suggest_alternatives(squeezenet, timm_resnet, tmp_path, m
         (("cifar-resnet33",), "did you mean cifar-resnet32"),
         (("train/advgan.py",), "did you mean train/advgan.py:FACTORY"),
         (("model.pt2",), r"a \.pt2 file: FILE\.py:FACTORY, a function that returns torch\.export\.unflatten"),
-        ((str(file),), "a file of weights is passed as --target-weights, .*TorchScript: FILE"),
+        ((str(file),), r"a file of weights is passed as --target-weights \(in Python weights=\), .*TorchScript: FILE"),
         (("runs/mine",), "there is no directory runs/mine"),
     ]:
         name, weights, classes = (*arguments, None, None)[:3]

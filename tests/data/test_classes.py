@@ -155,7 +155,7 @@ def test_some_of_imagenets_classes(folders, classes, numbers, text, capsys):
     [
         (
             ("unicorn", "teapot"),
-            r"1000 classes, expected as many in folder.*; --label-source predicted takes images with",
+            r"1000 classes, expected as many in folder.*; --label-source predicted \(in Python: images alone\) takes",
         ),
         (("n01440764", "n00000001"), "1000 classes, expected as many in folder"),
         (("tench", "Tench"), "classes 'tench', 'Tench' are the same class"),

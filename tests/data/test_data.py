@@ -361,7 +361,11 @@ def test_unreadable_and_16_bit_files_raise(tmp_path: Path) -> None:
         ({"parts": ()}, (), r"^no images in .* \(files that end with \.jpg .*; expected train/ and test/"),
         ({"classes": ()}, (), r"^no images in .*/train \(files"),
         ({}, ("test/cat", "test/dog"), r"^no images in .*/test \(files"),
-        ({"classes": ("cat",)}, (), r"^at least two classes expected, .* has only cat; --label-source predicted takes"),
+        (
+            {"classes": ("cat",)},
+            (),
+            r"^at least two classes expected, .* has only cat; --label-source predicted \(in Python: .*cat\) takes",
+        ),
         ({"n": 0}, (), r"^no images in .*/train \(files that end with \.jpg"),
     ],
 )
@@ -407,7 +411,7 @@ def test_empty_class_folders_and_stray_images_are_noted(tmp_path: Path, capsys: 
     assert (data.classes, len(data.test)) == (("cat", "dog"), 40)
     notes = capsys.readouterr().err
     assert f"class folders of {tmp_path / 'test'} without images: ape" in notes
-    assert "in no class folder are not used: stray.png; --label-source predicted takes all" in notes
+    assert "in no class folder are not used: stray.png; --label-source predicted (in Python: a list of all" in notes
     data = load_data("folder", tmp_path, label_source="predicted")
     assert (data.classes, len(data.test), data.test.has_labels) == ((), 41, False)
 

@@ -132,11 +132,16 @@ def wrap_external(
         if shape[1:] != (height, width) and _accepts(classifier, (shape[0], height, width)):
             raise InputError(
                 f"{name} takes images of {height} x {width} pixels, got {shape[1]} x {shape[2]} ({one_line(error)}): "
-                f"--image-size {height} resizes those of a folder"
+                f"--image-size {height} (in Python image_shape) resizes those of a folder"
             ) from error
         where = "" if code is None else line_in(code, error)
         guessed = code is not None and image_shape is None and getattr(model, "image_shape", None) is None
-        hint = "; its size is unknown: expected an attribute image_shape (c, h, w), or --image-size" if guessed else ""
+        hint = (
+            "; its size is unknown: expected an attribute image_shape (c, h, w), or --image-size (in Python "
+            "image_shape)"
+            if guessed
+            else ""
+        )
         raise InputError(
             f"{name} cannot take images of shape {shape}: {where}{type(error).__name__}: {one_line(error)}{hint}"
         ) from error

@@ -36,13 +36,16 @@ class Signature:
             )
         shape = self.sizes if image_shape is None else image_shape
         if None in shape:
-            raise InputError(f"{self.file} takes images of {taken}, no fixed size, expected --image-size or a data set")
+            raise InputError(
+                f"{self.file} takes images of {taken}, no fixed size, expected --image-size (in Python image_shape) or "
+                "a data set"
+            )
         if any(size not in (None, given) for size, given in zip(self.sizes, shape, strict=True)):
             got = " x ".join(map(str, shape))
             hint = (
                 ""
                 if None in self.sizes or self.sizes[0] != shape[0]
-                else f": --image-size {self.sizes[1]} resizes a folder's"
+                else f": --image-size {self.sizes[1]} (in Python image_shape) resizes a folder's"
             )
             raise InputError(f"{self.file} takes images of {taken}, got {got}{hint}")
         channels, height, width = shape

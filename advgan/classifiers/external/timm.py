@@ -49,7 +49,7 @@ def _published(timm: Any, kind: str, name: str) -> Any:
         similar = did_you_mean(kind, timm.list_models(f"{kind.partition('.')[0]}*", pretrained=True))
         raise InputError(
             f"cannot load the weights of {name} ({one_line(error)}): expected a connection to the Hub, or a file with "
-            f"--target-weights{similar}"
+            f"--target-weights (in Python weights=){similar}"
         ) from error
 
 

@@ -30,7 +30,7 @@ def load(
         if weights is None:
             raise InputError(
                 f"{name} needs trained weights: expected those of torchvision, {name}:DEFAULT, or a file of your own "
-                "with --target-weights"
+                "with --target-weights (in Python weights=)"
             )
         model, _ = with_weights(lambda n: _build(kind, n), [num_classes or 1000], weights, name)
         return wrap_external(model, name, (3, 224, 224), image_shape)
@@ -66,7 +66,7 @@ def _downloaded(kind: str, published: Any, name: str) -> nn.Module:
     except Exception as error:  # no connection, no room, a damaged file
         raise InputError(
             f"cannot download the weights of {name} from {published.url} ({one_line(error)}): download the file "
-            "on another machine, then pass it with --target-weights"
+            "on another machine, then pass it with --target-weights (in Python weights=)"
         ) from error
     return model
 
