@@ -22,7 +22,7 @@ COLUMN_HELP = {
     "or adversarial examples of another model (transfer)",
     "seed": "seed of random attacks",
     "ASR % [95 %]": "attack success rate within eps, over the images that were classified correctly (and, where the "
-    "attack aims at a class, are not of it), with its 95 % Wilson interval",
+    "attack aims at a class, are not of it), with its 95 % Wilson interval; with predicted labels the fooling rate",
     "8-bit %": "ASR after rounding the images to 8 bits, as in an image file",
     "robust %": "accuracy over all images under this attack",
     "rejected %": "share of the adversarial examples that the target rejects instead of classifying them: "
