@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -158,6 +159,11 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(_bytes_of(tensor))
     return digest.hexdigest()
+
+
+def layers_digest(model: nn.Module) -> str:
+    """SHA-256 of a model's layers as they are printed: with strides, activations and constants that are no weights."""
+    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode()).hexdigest()
 
 
 def _identity(module: nn.Module) -> str | None:

@@ -13,6 +13,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from advgan.classifiers import fingerprint
+from advgan.classifiers.checkpoint import layers_digest
 from advgan.core.errors import InputError, NotFiniteError, note
 from advgan.core.files import optional_folder
 from advgan.core.inputs import plain
@@ -43,7 +44,7 @@ from advgan.training.gan import LossConfig, LossFunction, SourceModel
 from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
 from advgan.training.run_directory import Place
 from advgan.training.run_files import Description, GeneratorFiles, describe
-from advgan.training.runtime.checkpoint import TrainState
+from advgan.training.runtime.checkpoint import LAYERS, TrainState
 from advgan.training.runtime.distributed import in_any_process
 from advgan.training.runtime.loop import GracefulShutdown, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
@@ -308,7 +309,7 @@ class GeneratorTraining:
         discriminator = modules.discriminator
         if discriminator is None and (modules.loss or self.config.loss.alpha):
             discriminator = Discriminator(shape[0], self.config.generator.architecture or "patch")
-        digests: dict[str, Any] = {"target_sha256": fingerprint(model)}
+        digests: dict[str, Any] = {"target_sha256": fingerprint(model), LAYERS: layers_digest(model)}
         digests["guide_sha256"] = None if given_guide is None else fingerprint(given_guide)
         if modules.init is not None and modules.initial is not None and not resume:
             digests["init_sha256"] = initialise(net, discriminator, modules.initial, modules.init)

@@ -418,6 +418,21 @@ def test_signal_saves_the_state_and_resume_equals_an_uninterrupted_run(
             advgan.fit(Linear(), images, **place, resume=True, **SMALL)
 
 
+def test_a_run_is_resumed_with_the_layers_of_its_model(images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    """Of the same weights: another activation, stride or mean was attacked from the next step on without a word."""
+    head = Linear()
+
+    def fitted(body: nn.Module, **more: Any) -> None:
+        model = nn.Sequential(body, head).eval()
+        advgan.fit(model, images, output_dir=tmp_path / "run", resume=(tmp_path / "run").exists(), **SMALL | more)
+
+    fitted(nn.LeakyReLU(0.1))
+    for other in (nn.LeakyReLU(0.2), nn.Identity()):
+        with pytest.raises(InputError, match="target_layers was"):
+            fitted(other, max_steps=9)
+    fitted(nn.LeakyReLU(0.1), max_steps=9)
+
+
 def test_a_run_is_resumed_with_its_own_images(
     images: tuple[Tensor, Tensor], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ IGNORED_ON_RESUME = {"recipe", "resume", "overwrite", "output_dir", "data_dir", 
 IGNORED_ON_RESUME |= {"threads", "accumulate", "compile", "checkpoint_target", "init"}
 EXTENDABLE = {"epochs", "max_steps"}  # settings that a resumed run may raise
 IMAGES = "images_sha256"  # the setting that is the digest of the images
+LAYERS = "target_layers"  # the digest of the target's layers with what they print, like a stride or a mean
 OBJECTS_FILE, CHECKSUMS_FILE = "objects.pt", "SHA256SUMS"
 
 
@@ -124,7 +125,7 @@ class Checkpointer:
             saved = torch.load(folder / OBJECTS_FILE, map_location="cpu", weights_only=True)
             self.record.load_state_dict(saved[0])
         ignored = IGNORED_ON_RESUME | (EXTENDABLE if schedules else set())
-        ignored = ignored | ({IMAGES} - self.record["settings"].keys())  # of an older version
+        ignored = ignored | ({IMAGES, LAYERS} - self.record["settings"].keys())  # of an older version
         if changed := settings_diff(self.record["settings"], settings, ignored):  # before weights, which may not fit
             raise InputError(f"a run is resumed with its own settings, but {changed}")
         with _naming(folder):
