@@ -204,8 +204,8 @@ def _failed(row: dict[str, Any], reason: str, violations: list[str]) -> Result:
 
 @torch.no_grad()
 def predict(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
-    """Logits (n, k) float32 on the CPU for images `x` (n, c, h, w); the target is left as found. Raises InputError as
-    `frozen_eval`."""
+    """Logits (n, k) on the CPU for images `x` (n, c, h, w), float32, or float64 of a target that computes in it; the
+    target is left as found. Raises InputError as `frozen_eval`."""
     device = device_of(target)
     with frozen_eval(target):
         return torch.cat([_logits(target(part.to(device))) for part in x.split(batch_size)])
