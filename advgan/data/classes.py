@@ -75,10 +75,12 @@ class Match(NamedTuple):
     note: str = ""
 
 
-def share_names(names: Sequence[str], classes: Sequence[str]) -> bool:
-    """Whether at least one of `names` is one of `classes`, as `relabel` compares them."""
-    pairs = ((names, classes), (_unnumbered(names), _unnumbered(classes)))
-    return any(any(_candidates(*pair)) for pair in pairs)
+def numbered_otherwise(names: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether one of `names` is that of a class with another number among `classes`, as `relabel` compares them."""
+    for pair in ((names, classes), (_unnumbered(names), _unnumbered(classes))):
+        if any(places := _candidates(*pair)):
+            return any(candidates and i not in candidates for i, candidates in enumerate(places))
+    return False
 
 
 def match_classes(data: Data, classes: Sequence[str] | None, num_classes: int, name: str) -> Match:

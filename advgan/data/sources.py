@@ -28,7 +28,7 @@ from torch.utils.data import (
 from advgan.core.errors import InputError, listing, note
 from advgan.core.files import folder_path
 from advgan.core.inputs import array_as_tensor, as_labels, check_images, check_tensor
-from advgan.data.classes import relabel, share_names
+from advgan.data.classes import numbered_otherwise, relabel
 from advgan.data.columns import IMAGE, LABEL
 from advgan.data.folder import as_splits, class_images, split_folders
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape
@@ -151,17 +151,22 @@ def by_name(source: Source, classes: Sequence[str] | None, num_classes: int | No
     """A source with class names whose labels are the numbers that these have among `classes`, a model's or those of
     other images; without names as it is.
 
-    Labels of a Dataset are class numbers already where no name is one of `classes`. So are all for None; class folders
-    are matched to the `num_classes` of a model then. Raises InputError as `relabel`.
+    Labels of a Dataset are class numbers already where no name is that of another number in `classes`. So are all for
+    None; class folders are matched to the `num_classes` of a model then. Raises InputError as `relabel`.
     """
     if source.classes is None or isinstance(source.split, Stream):
         return source
-    if source.numbered and not (classes and share_names(source.classes, classes)):
+    if source.numbered and not (classes and numbered_otherwise(source.classes, classes)):
         return source if num_classes in (None, len(source.classes)) else Source(source.split)
     if classes is None and num_classes is None:
         return source
     data = Data("Dataset" if source.numbered else "folder", source.split, source.split, source.split, source.classes)
-    named = relabel(data, classes, num_classes or len(classes or ()), "the model")
+    try:
+        named = relabel(data, classes, num_classes or len(classes or ()), "the model")
+    except InputError as error:
+        if source.numbered:
+            raise InputError(f"{error}; labels of a Dataset without class names are class numbers") from None
+        raise
     return Source(named.train, named.classes, source.numbered)
 
 

@@ -278,7 +278,10 @@ def test_labels_of_a_dataset_with_other_names_are_numbers() -> None:
     data = Named("0 - light", "1 - dark", "2 - grey", levels={"light": 220, "dark": 20, "grey": 120})
     fitted = prepare_images(model.eval(), data, None, RunConfig(), Accelerator(cpu=True))
     assert (fitted.classes, agreement(model, fitted.train)) == (("0", "1", "2"), 1)
-    with pytest.raises(InputError, match="class 'black' is none of the 3 of the model"):
+    model = Brightness(("light", "black", "grey"), ("light", "dark", "grey"))  # "black" for "dark", in the same place
+    images = labelled_data(model, Named("light", "dark", "grey"), None, 0)
+    assert agreement(model, images.train) == 1
+    with pytest.raises(InputError, match="class 'black' is none of the 3 of the model; labels of a Dataset without"):
         labelled_data(Brightness(("light", "dark", "grey")), Named("dark", "black", levels=data.levels), None, 0)
 
 
