@@ -359,13 +359,13 @@ def transposed(layer: Layer, grad: Tensor, weight: Tensor, shape: torch.Size) ->
         padding = [0, 0]
     elif not isinstance(layer.padding, str):
         padding = list(layer.padding)
-    least = [(grad.shape[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1 for i in (-2, -1)]
-    missing = [max(0, size - short) for size, short in zip(shape[-2:], least, strict=True)]
     if grad.ndim == 4 and grad.device.type == "cpu" and is_faster_by_columns(layer):
         columns = weight.flatten(1).t() @ grad.flatten(2)
         if kernel == (1, 1):
             return columns.unflatten(2, grad.shape[2:])
         return F.fold(columns, shape[-2:], kernel, dilation, tuple(padding), stride)
+    least = [(grad.shape[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1 for i in (-2, -1)]
+    missing = [max(0, size - short) for size, short in zip(shape[-2:], least, strict=True)]
     grad = F.conv_transpose2d(grad, weight, None, stride, padding, missing, layer.groups, dilation)
     return grad[..., : shape[-2], : shape[-1]]
 
