@@ -77,19 +77,14 @@ class Match(NamedTuple):
 
 def numbered_otherwise(names: Sequence[str], classes: Sequence[str]) -> bool:
     """Whether one of `names` is that of a class with another number among `classes`, as `relabel` compares them."""
-    for pair in ((names, classes), (_unnumbered(names), _unnumbered(classes))):
-        if any(places := _candidates(*pair)):
-            return any(candidates and i not in candidates for i, candidates in enumerate(places))
-    return False
+    return any(candidates and i not in candidates for i, candidates in enumerate(_places(names, classes)))
 
 
 def match_classes(data: Data, classes: Sequence[str] | None, num_classes: int, name: str) -> Match:
     """The rules of `relabel`, on the names alone."""
     names = data.classes
-    if classes:
-        for data_names, class_names in ((names, classes), (_unnumbered(names), _unnumbered(classes))):
-            if any(places := _candidates(data_names, class_names)):
-                return _by_name(data, classes, _unique_matches(names, places, classes, name), name)
+    if classes and (places := _places(names, classes)):
+        return _by_name(data, classes, _unique_matches(names, places, classes, name), name)
     if all(_is_number(name) for name in names):
         return _by_number(data, classes, num_classes, name)
     if num_classes == IMAGENET and (matched := _by_imagenet(data, classes, name)):
@@ -202,6 +197,14 @@ def _candidates(names: Sequence[str], classes: Sequence[str]) -> list[list[int]]
                 parts[part].append(i)
         tables += [(form, whole), (form, parts)]
     return [_candidates_of(name, tables) for name in names]
+
+
+def _places(names: Sequence[str], classes: Sequence[str]) -> list[list[int]]:
+    """The `_candidates` of names as they are, or else without their leading numbers; [] where no name has any."""
+    for pair in ((names, classes), (_unnumbered(names), _unnumbered(classes))):
+        if any(places := _candidates(*pair)):
+            return places
+    return []
 
 
 def _candidates_of(name: str, tables: Sequence[tuple[Callable[[str], str], dict[str, list[int]]]]) -> list[int]:
