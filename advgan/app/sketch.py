@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from advgan.core.errors import InputError, one_line
 from advgan.data.image_file import open_image
 
 ASSETS = Path(__file__).with_name("assets")
+TEMPLATES = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined)
 FIRST = 7  # the example with which a page opens
 LARGEST = 32 << 20  # characters of a picture's URL
 
@@ -23,22 +25,15 @@ def asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
+def render(template: str, **values: object) -> str:
+    """A template of assets/, filled in: everything is escaped, nothing may be missing."""
+    return TEMPLATES.get_template(template).render(values)
+
+
 def sketch_html(digits: bool) -> str:
     """The field; to draw on and with examples, where the classifier is one of `digits`."""
-    hint, clear, examples = "Drop a picture here", "", ""
-    if digits:
-        hint, clear = "Draw a digit in the black square, or choose one:", '<button class="clear">Clear</button>'
-        images = [
-            f'<img{" class=first" if i == FIRST else ""} alt="example {i}" src="{data_uri(image)}">'
-            for i, image in enumerate(example_pixels().split(1))
-        ]
-        examples = f'<div class="examples">{"".join(images)}</div>'
-    return (
-        '<div class="advgan"><div class="sketch">'
-        f'<canvas width="280" height="280" data-draw="{"yes" if digits else "no"}"></canvas>'
-        f'<p class="hint">{hint}</p>{examples}{clear}'
-        '<label>Picture ...<input type="file" accept="image/*"></label></div></div>'
-    )
+    examples = [data_uri(image) for image in example_pixels().split(1)] if digits else []
+    return render("sketch.html.jinja", examples=examples, first=FIRST)
 
 
 def example_pixels() -> Tensor:

@@ -9,14 +9,13 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from advgan.app.attack import UNTARGETED, Pair
-from advgan.app.sketch import asset, sketch_html
+from advgan.app.sketch import asset, render, sketch_html
 from advgan.classifiers import BlackBox
 from advgan.classifiers.export import export_classifier
 from advgan.core.errors import InputError, one_line
@@ -66,8 +65,7 @@ def write_page(pair: Pair, directory: Path, runtime: Path | None = None) -> list
 def page_files(pair: Pair, models: Mapping[str, str], package: Mapping[str, bytes]) -> dict[str, str]:
     """File name -> text of all files of the page."""
     version = str(parse_object(package["package.json"].decode()).get("version"))
-    index = asset("index.html").replace("{{ sketch }}", sketch_html(pair.takes_digits))
-    index = index.replace("{{ name }}", escape(pair.name)).replace("{{ version }}", escape(version))
+    index = render("index.html", sketch=sketch_html(pair.takes_digits), name=pair.name, version=version)
     wasm = {"mjs": packed(package[f"dist/{MODULE}"]), "wasm": packed(package[f"dist/{WASM}"])}
     return {
         "index.html": index,
