@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from advgan.analysis.groups import Group, by_attack, first_seeds, groups, spec_of
+from advgan.analysis.groups import Group, Scenario, by_attack, first_seeds, groups, sort_key, spec_of
 from advgan.analysis.worst_case import any_success, worst_case
 from advgan.core.fraction import eps_text
 from advgan.evaluation.evaluate import Result
@@ -81,12 +81,9 @@ def at_least(
 
 def monotone_in_eps(model_results: ModelResults) -> list[Finding]:
     """The worst case at neighbouring eps, over the attacks that were run at both, one of them of several steps."""
-    by_threat: dict[tuple[str, int | None], list[Group]] = {}
-    for group in sorted(
-        model_results.groups,
-        key=lambda group: (group.norm, -1 if group.y_target is None else group.y_target, group.eps),
-    ):
-        by_threat.setdefault((group.norm, group.y_target), []).append(group)
+    by_threat: dict[Scenario, list[Group]] = {}
+    for group in sorted(model_results.groups, key=sort_key):
+        by_threat.setdefault(group.scenario, []).append(group)
     comparisons = []
     for small, large in (pair for ordered in by_threat.values() for pair in pairwise(ordered)):
         attacks = [by_attack(model_results.groups[group]) for group in (small, large)]

@@ -1,16 +1,14 @@
 """Local optimality of an attack, relative to the smallest perturbation that any attack found per image."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from advgan.analysis.groups import first_seeds, groups
+from advgan.analysis.groups import Scenario, compared, group_of
 from advgan.evaluation.evaluate import Result
-
-Scenario = tuple[str, str, int | None]  # target, norm, y_target
 
 
 def distances(results: Iterable[Result]) -> dict[Scenario, dict[str, np.ndarray]]:
@@ -18,40 +16,19 @@ def distances(results: Iterable[Result]) -> dict[Scenario, dict[str, np.ndarray]
 
     Of a minimum-norm attack it is the norm of its perturbation, of a bounded one the smallest eps at which it succeeds
     (the norm inside that ball has no meaning: the attack does not minimise it); inf without success.
-    Only the first seed is used, and no eps at which under a quarter of the attacks was run (PGD alone at eps 0.5, for a
-    sanity check).
+    Of the groups that are `compared`.
     """
     by_scenario: dict[Scenario, dict[str, np.ndarray]] = {}
-    compared = groups(results)
-    most = Counter[tuple[str, str, int | None]]()
-    for (target, norm, _, y_target), members in compared.items():
-        most[target, norm, y_target] = max(most[target, norm, y_target], len(first_seeds(members)))
-    for (target, norm, _, y_target), members in compared.items():
-        if 4 * len(first_seeds(members)) < most[target, norm, y_target]:
-            continue
-        by_attack = by_scenario.setdefault((target, norm, y_target), {})
-        for result in first_seeds(members):
-            records, attack = result.records, result.row["attack"]
+    for group, members in compared(results).items():
+        by_attack = by_scenario.setdefault(group.scenario, {})
+        for result in members:
+            records, attack, size = result.records, result.row["attack"], result.records[group.norm]
             bounded = result.row["protocol"] == "bounded"
-            size = torch.full_like(records[norm], result.row["eps"], dtype=torch.float64) if bounded else records[norm]
+            size = torch.full_like(size, group.eps, dtype=torch.float64) if bounded else size
             success = records["success" if bounded else "fooled"]
             distance = size.double().masked_fill(~success, float("inf"))[records["counts"]].numpy()
             by_attack[attack] = np.minimum(distance, by_attack[attack]) if attack in by_attack else distance
     return by_scenario
-
-
-def best(attacks: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The per-image best over all attacks' distances: (n_attacked,)."""
-    return np.min(list(attacks.values()), axis=0)
-
-
-def curve(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ASR against eps from `distances` (n,), n >= 1: eps (k,) from 0 up, and the success rate at each.
-
-    A step function: between two eps the rate is that of the smaller one. Robust accuracy on these images is 1 - ASR.
-    """
-    eps, counts = np.unique(distances[np.isfinite(distances)], return_counts=True)
-    return np.concatenate([[0.0], eps]), np.concatenate([[0.0], np.cumsum(counts) / len(distances)])
 
 
 def local_optimality(distances: np.ndarray, ideal: np.ndarray) -> float:
@@ -92,7 +69,7 @@ def optimality(results: Iterable[Result]) -> list[dict[str, Any]]:
         *distances(_at_every_eps(bounded)).items(),
         *distances(minimum_norm).items(),
     ]:
-        ideal = best(attacks)
+        ideal = np.min(list(attacks.values()), axis=0)  # of each image
         optimal = {attack: local_optimality(distance, ideal) for attack, distance in attacks.items()}
         if len(attacks) < 2 or any(np.isnan(value) for value in optimal.values()):
             continue
@@ -105,18 +82,14 @@ def optimality(results: Iterable[Result]) -> list[dict[str, Any]]:
 
 def _at_every_eps(bounded: Sequence[Result]) -> list[Result]:
     """The results of the attacks that were run at every eps of their target, norm and target class."""
-    eps_values: dict[Scenario, dict[str, set[float]]] = {}
-    compared = groups(bounded)
-    most = max(map(len, compared.values()), default=0)
-    for group, members in compared.items():
-        if 4 * len(members) >= most:
-            for result in members:
-                attacks = eps_values.setdefault((group.target, group.norm, group.y_target), {})
-                attacks.setdefault(result.row["attack"], set()).add(group.eps)
+    eps_values = defaultdict[Any, set[float]](set)  # of an attack, and of all
+    for group, members in compared(bounded).items():
+        for result in members:
+            eps_values[group.scenario, result.row["attack"]].add(group.eps)
+            eps_values[group.scenario].add(group.eps)
 
     def at_all_eps(result: Result) -> bool:
-        row = result.row
-        attacks = eps_values.get((row["target"], row["norm"], row["y_target"]), {})
-        return attacks.get(row["attack"]) == set[float]().union(*attacks.values())
+        scenario = group_of(result.row).scenario
+        return eps_values[scenario, result.row["attack"]] == eps_values[scenario]
 
     return [result for result in bounded if at_all_eps(result)]

@@ -19,11 +19,12 @@ def survival(results: Iterable[Result]) -> list[dict[str, Any]]:
     kept    the share of the successes without transform that are successes after it; None: there are none
     clean   what the transform does alone: the same rate of the eligible images without an attack
     """
-    return [_entry(result, name) for result in results for name in _transforms(result)]
-
-
-def _transforms(result: Result) -> list[str]:
-    return [column.removeprefix(AFTER) for column in result.records if column.startswith(AFTER)]
+    return [
+        _entry(result, column.removeprefix(AFTER))
+        for result in results
+        for column in result.records
+        if column.startswith(AFTER)
+    ]
 
 
 def _entry(result: Result, name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from advgan.analysis.groups import Group, groups
+from advgan.analysis.groups import Group, groups, sort_key
 from advgan.core.terminal import printable
 from advgan.evaluation.evaluate import Result
 
@@ -41,9 +41,4 @@ class Comparison:
 
     def groups(self) -> list[tuple[Group, list[Result]]]:
         """The results with metrics, group by group: by target, norm, eps and class."""
-
-        def sort_key(item: tuple[Group, list[Result]]) -> tuple[str, str, float, int]:
-            target, norm, eps, y_target = item[0]
-            return target, norm, eps, -1 if y_target is None else y_target
-
-        return sorted(groups(self.results).items(), key=sort_key)
+        return sorted(groups(self.results).items(), key=lambda item: sort_key(item[0]))

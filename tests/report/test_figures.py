@@ -94,7 +94,7 @@ def test_plot_group_of_single_attack() -> None:
 
 def test_smallest_perturbation_per_image() -> None:
     (case,) = plot_groups(comparison())
-    smallest = case.smallest()
+    smallest = case.smallest(adversarial_distance)
     every = [result for results in case.attacks.values() for result in results]
     for result in every:
         fooled = result.records["success"]

@@ -55,10 +55,10 @@ def _plot(group: PlotGroup, style: dict[str, Style], classes: int) -> Plot:
 def _best(asr: Axes, accuracy: Axes, group: PlotGroup, largest: float) -> None:
     """The best of all attacks, image by image, in both panels."""
     records = next(iter(group.attacks.values()))[0].records
-    was_correct, smallest = correct(records), group.smallest()
+    was_correct, smallest = correct(records), group.smallest(adversarial_distance)
     look: dict[str, Any] = {"where": "post", "color": "black", "linestyle": "--", "linewidth": 1.2}
     asr.step(*_cumulative_rate(smallest[records["counts"]], largest), label="best of all, per image", **look)
-    x, y = _cumulative_rate(group.smallest_error().masked_fill(~was_correct, torch.inf), largest)
+    x, y = _cumulative_rate(group.smallest(error_distance).masked_fill(~was_correct, torch.inf), largest)
     accuracy.step(x, was_correct.double().mean().item() - y, **look)
 
 

@@ -1,12 +1,13 @@
 """The results of a plot: one target model, norm and target class, by attack and growing eps."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from advgan.analysis.groups import first_seeds
+from advgan.analysis.groups import Scenario, compared, sort_key
 from advgan.core.threat_model import toward_text
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.metrics import misclassified
@@ -63,35 +64,20 @@ class PlotGroup:
         results = [results[-1] for results in self.attacks.values()]
         return [result for result in results if result.row["protocol"] == protocol]
 
-    def smallest(self) -> Tensor:
-        """(n,) in the group's norm, the norm of the smallest successful perturbation of any attack; inf without one.
-
-        The empirical best attack of AttackBench (Cina et al. 2025), image by image.
-        """
-        return torch.stack(
-            [adversarial_distance(result) for results in self.attacks.values() for result in results]
-        ).amin(0)
-
-    def smallest_error(self) -> Tensor:
-        """(n,) the same for any misclassification: in a targeted attack accuracy falls with other classes too."""
-        return torch.stack([error_distance(result) for results in self.attacks.values() for result in results]).amin(0)
+    def smallest(self, distance: Callable[[Result], Tensor]) -> Tensor:
+        """(n,) the smallest `distance` of any attack: of `adversarial_distance` the empirical best attack of
+        AttackBench (Cina et al. 2025), image by image."""
+        return torch.stack([distance(result) for results in self.attacks.values() for result in results]).amin(0)
 
 
 def plot_groups(comparison: Comparison) -> list[PlotGroup]:
-    """The plot groups of a comparison, of results with metrics; of several seeds the first one.
-
-    A threat with less than a quarter of the attacks of the largest one is left out: a single attack in another ball,
-    like PGD at eps 0.5 in eval/compare.py, is a check and no comparison.
-    """
+    """The plot groups of a comparison, of the results that are `compared`."""
     order = {label: i for i, label in enumerate(dict.fromkeys(r.row["attack"] for r in comparison.results))}
-    groups = {group: first_seeds(results) for group, results in comparison.groups()}
-    most_attacks = max(map(len, groups.values()), default=0)
-    by_threat: dict[tuple[str, str, int | None], dict[str, list[Result]]] = {}
-    for group, results in groups.items():
-        if 4 * len(results) >= most_attacks:
-            attacks = by_threat.setdefault((group.target, group.norm, group.y_target), {})
-            for result in results:
-                attacks.setdefault(result.row["attack"], []).append(result)
+    groups, by_threat = compared(comparison.results), dict[Scenario, dict[str, list[Result]]]()
+    for group in sorted(groups, key=sort_key):
+        attacks = by_threat.setdefault(group.scenario, {})
+        for result in groups[group]:
+            attacks.setdefault(result.row["attack"], []).append(result)
     return [
         PlotGroup(*key, {label: attacks[label] for label in sorted(attacks, key=order.__getitem__)})
         for key, attacks in by_threat.items()
@@ -104,7 +90,8 @@ def adversarial_distance(result: Result) -> Tensor:
 
 
 def error_distance(result: Result) -> Tensor:
-    """(n,) the norm of the perturbation with any misclassification; inf without one."""
+    """(n,) the norm of the perturbation with any misclassification, of another class than the target's too; inf
+    without one."""
     anywhere = result.records | {"within": torch.ones_like(result.records["within"])}
     return _size(result).masked_fill(~misclassified(anywhere), torch.inf)
 
