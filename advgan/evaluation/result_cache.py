@@ -4,19 +4,21 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from advgan.attacks.registry import AttackerAccess, AttackSpec, make_attack
+from advgan.attacks.registry import AttackerAccess, AttackFn, AttackSpec, make_attack
 from advgan.classifiers import BlackBox, fingerprint
 from advgan.core.errors import one_line, warn
 from advgan.core.files import atomic_write_dir
+from advgan.core.fraction import eps_text
 from advgan.core.inputs import predicted
 from advgan.core.json_files import read_object
 from advgan.core.threat_model import Threat
@@ -34,7 +36,7 @@ from advgan.evaluation.evaluate import (
     predict,
     recompute_metrics,
 )
-from advgan.evaluation.loading import TargetModel
+from advgan.evaluation.loading import LoadedGenerator, TargetModel
 from advgan.evaluation.runner import MadeBatches
 from advgan.models.generator import Generator
 
@@ -43,9 +45,64 @@ X_ADV = "x_adv"  # a tensor in a stored file that is not a column of its records
 SOURCE = ("source_confidence", "source_prediction")  # the source's outputs for the first clean images
 
 
-def _widest(spec: AttackSpec, threat: Threat) -> Threat:
-    """The threat that an attack is run under: results of a minimum-norm attack hold for every eps."""
-    return Threat(threat.norm, 1.0, threat.targeted) if spec.attack.kind == "minimal-norm" else threat
+@dataclass(frozen=True)
+class GridPoint:
+    """One attack `spec` on the classifier `target` under `threat`.
+
+    generator    of attack advgan
+    source       another classifier, on which the adversarial examples are made (transfer)
+    shared       whether points with the target as their source follow, in a row
+    transferred  whether the generator was trained on another classifier; None: as recorded in its run
+    label        name of the attack in the results; None: that of `spec`
+    shown        name of the attack in the progress bar; None: the label
+    """
+
+    spec: AttackSpec
+    target: TargetModel
+    threat: Threat
+    y_target: int | None = None
+    seed: int = 0
+    generator: LoadedGenerator | None = None
+    source: TargetModel | None = None
+    shared: bool = False
+    transferred: bool | None = None
+    label: str | None = None
+    shown: str | None = None
+
+    @property
+    def text(self) -> str:
+        """A line for the progress bar."""
+        source = f" from {self.source.label}" if self.source else ""
+        toward = "" if self.y_target is None else f", toward class {self.y_target}"
+        threat = f"{self.threat.norm} eps {eps_text(self.threat.eps)}"
+        return f"{self.shown or self.label or self.spec.label}{source}: {self.target.label}, {threat}{toward}"
+
+    @property
+    def widest(self) -> Threat:
+        """The threat that the attack is run under: results of a minimum-norm attack hold for every eps."""
+        threat = self.threat
+        return Threat(threat.norm, 1.0, threat.targeted) if self.spec.attack.kind == "minimal-norm" else threat
+
+    @property
+    def maker(self) -> Generator | None:
+        """The generator itself."""
+        return self.generator.generator if self.generator else None
+
+    def attack(self, model: nn.Module) -> AttackFn:
+        """The attack on `model` as (x, y) -> x_adv. Raises InputError as `make_attack`."""
+        rng = attack_rng(self.seed, self.spec.label)
+        return make_attack(self.spec, model, self.widest, self.y_target, rng, self.maker)
+
+    @property
+    def access(self) -> AttackerAccess:
+        """The attacker's access to the target."""
+        transferred = self.transferred
+        if transferred is None:
+            transferred = self.generator is not None and not self.generator.trained_on(self.target)
+        on_another_model = self.source is not None or (
+            self.spec.view == "oblivious" and attack_view(self.target.model, "oblivious") is not self.target.model
+        )
+        return "transfer" if on_another_model or (self.spec.access == "generator" and transferred) else self.spec.access
 
 
 def _digest(key: dict[str, Any]) -> str:
@@ -103,37 +160,14 @@ class ResultCache:
                 warn_near_chance(self._clean[victim.label].logits, self.y, "the comparison")
         return self._clean[victim.label]
 
-    def run(
-        self,
-        spec: AttackSpec,
-        victim: TargetModel,
-        threat: Threat,
-        *,
-        y_target: int | None = None,
-        seed: int = 0,
-        generator: Generator | None = None,
-        transfer: bool = False,
-        source: TargetModel | None = None,
-        shared: bool = False,
-        progress: Callable[[int], None] = lambda images: None,
-    ) -> Result:
-        """The stored or computed result of one attack. A minimum-norm attack is run once for all eps of a norm.
-
-        transfer  whether the generator was trained on another classifier
-        source    another classifier, on which the adversarial examples are computed (access "transfer"): once for the
-                  victims of calls in a row
-        shared    whether such calls with the victim as their source follow
-        """
+    def run(self, point: GridPoint, progress: Callable[[int], None] = lambda images: None) -> Result:
+        """The stored or computed result of one attack. A minimum-norm attack is run once for all eps of a norm, and the
+        adversarial examples of a source once for the victims of calls in a row."""
+        spec, victim, source, seed = point.spec, point.target, point.source, point.seed
         origin = source or victim
-        attacked = attack_view(origin.model, spec.view)
-        on_another_model = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
-        access: AttackerAccess = (
-            "transfer" if on_another_model or (spec.access == "generator" and transfer) else spec.access
-        )
-        widest = _widest(spec, threat)
         key, folder = {}, None  # without a directory no model and no code is hashed
         if self.directory is not None:
-            key = self._key(spec, victim, widest, y_target=y_target, seed=seed, generator=generator, source=source)
+            key = self._key(point)
             folder = self.directory / _folder_name(key)
         stored = None if folder is None or self.fresh else self._read(folder, key)
         result, outputs = stored or (None, ())
@@ -147,21 +181,21 @@ class ResultCache:
         if result is None:
             for model in (victim, origin):
                 reseed(model.model, seed)
-            rng = attack_rng(seed, spec.label)
             made = None
-            if (shared or source is not None) and not is_stochastic(origin):
-                made = self._made_batches((spec.label, origin.model, widest, y_target, seed), again=source is None)
+            if (point.shared or source is not None) and not is_stochastic(origin):
+                attack = (spec.label, origin.model, point.widest, point.y_target, seed)
+                made = self._made_batches(attack, again=source is None)
             result = evaluate(
-                make_attack(spec, attacked, widest, y_target, rng, generator),
+                point.attack(attack_view(origin.model, spec.view)),
                 victim.model,
-                *(self.x, self.y, widest),
+                *(self.x, self.y, point.widest),
                 name=spec.label if source is None else f"{spec.label} from {source.label}",
                 target_name=victim.label,
-                access=access,
+                access=point.access,
                 seed=seed,
                 protocol=spec.attack.kind,
                 attack_norm=spec.attack.norm,
-                y_target=y_target,
+                y_target=point.y_target,
                 batch_size=self.batch_size,
                 clean=self.clean(victim),
                 keep=self.keep,
@@ -176,8 +210,8 @@ class ResultCache:
         else:
             self.cache_hits += 1
             progress(len(self.x))
-        row = result.row | {"seed": seed, "access": access}
-        return recompute_metrics(Result(row, result.records, result.x_adv), threat)
+        row = result.row | {"seed": seed, "access": point.access}
+        return recompute_metrics(Result(row, result.records, result.x_adv), point.threat)
 
     def _is_current(self, stored: Outputs, model: TargetModel) -> bool:
         """Whether a model still has the `stored` outputs of a result for the first clean images."""
@@ -205,32 +239,22 @@ class ResultCache:
             self._made = (attack, {})
         return self._made[1]
 
-    def name(self, call: Mapping[str, Any]) -> str:
-        """Identifier of the result of `run(**call)`; several calls may have the same."""
-        details = {name: call[name] for name in ("y_target", "seed", "generator", "source")}
-        return _digest(self._key(call["spec"], call["victim"], _widest(call["spec"], call["threat"]), **details))
+    def name(self, point: GridPoint) -> str:
+        """Identifier of the result of `run(point)`; several points may have the same."""
+        return _digest(self._key(point))
 
-    def _key(
-        self,
-        spec: AttackSpec,
-        victim: TargetModel,
-        threat: Threat,
-        *,
-        y_target: int | None,
-        seed: int,
-        generator: Generator | None,
-        source: TargetModel | None,
-    ) -> dict[str, Any]:
+    def _key(self, point: GridPoint) -> dict[str, Any]:
         """Everything that affects a result."""
-        maker = generator if spec.name == "advgan" else None
+        spec, victim, source, threat = point.spec, point.target, point.source, point.widest
+        maker = point.maker if spec.name == "advgan" else None
         draws = spec.attack.random or (maker is not None and maker.noise) or is_stochastic(victim, source)
         return {
             "attack": spec.label,
             "target": {"label": victim.label, "sha256": victim.sha256},
             "source": None if source is None else {"label": source.label, "sha256": source.sha256},
             "generator": None if maker is None else fingerprint(maker),
-            "threat": {"norm": threat.norm, "eps": threat.eps, "y_target": y_target},
-            "seed": seed if draws else None,
+            "threat": {"norm": threat.norm, "eps": threat.eps, "y_target": point.y_target},
+            "seed": point.seed if draws else None,
             "images": {"sha256": self._images, "n": len(self.x), "batch_size": self.batch_size, "keep": self.keep},
             "software": cache_version() | {"device": next(victim.model.parameters(), self.x).device.type},
             **({"survive": self.transforms.names} if self.transforms else {}),
@@ -277,23 +301,20 @@ def _write(directory: Path, key: dict[str, Any], result: Result, source: Outputs
 
 
 def distribute(
-    cache: ResultCache,
-    calls: Sequence[Mapping[str, Any]],
-    run: Callable[[Mapping[str, Any]], Result],
-    accelerator: Accelerator,
+    cache: ResultCache, points: Sequence[GridPoint], run: Callable[[GridPoint], Result], accelerator: Accelerator
 ) -> tuple[list[Result], int]:
-    """Results of all `calls`, in order, in the main process, and the number of cached ones.
+    """Results of all `points`, in order, in the main process, and the number of cached ones.
 
-    A call holds the arguments of `cache.run`, which `run` applies. Whole attacks are distributed over the processes, so
-    that a random attack has the same random numbers as in one process. The main process reads the others' results from
-    a shared disk, and repeats those that failed elsewhere; the other processes return no results.
+    `run` applies `cache.run` to a point. Whole attacks are distributed over the processes, so that a random attack has
+    the same random numbers as in one process. The main process reads the others' results from a shared disk, and
+    repeats those that failed elsewhere; the other processes return no results.
     """
-    names = list(dict.fromkeys(map(cache.name, calls)))
+    names = list(dict.fromkeys(map(cache.name, points)))
     own_names = set(names[accelerator.process_index :: accelerator.num_processes])
-    results = {i: run(call) for i, call in enumerate(calls) if cache.name(call) in own_names}
+    results = {i: run(point) for i, point in enumerate(points) if cache.name(point) in own_names}
     accelerator.wait_for_everyone()
     cached = int(accelerator.reduce(torch.tensor(cache.cache_hits, device=accelerator.device), reduction="sum").item())
     if not accelerator.is_main_process:
         return [], cached
     cache.fresh = False  # the others' results are fresh
-    return [results[i] if i in results else run(call) for i, call in enumerate(calls)], cached
+    return [results[i] if i in results else run(point) for i, point in enumerate(points)], cached

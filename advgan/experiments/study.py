@@ -1,7 +1,7 @@
 """Common parts of all studies: settings, models, images, output directory, the grid of attacks with its result cache
 and progress bar, and the report."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -14,7 +14,6 @@ import advgan.training as training
 from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import ByOrder, write_settings
 from advgan.core.errors import InputError, note
-from advgan.core.fraction import eps_text
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat
 from advgan.data import Data
@@ -22,7 +21,7 @@ from advgan.data.classes import class_number
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.split import attack_batch_size
 from advgan.defenses import ClassifierSpec, Transforms, parse_classifier, unwrap
-from advgan.evaluation import Result, ResultCache, environment
+from advgan.evaluation import GridPoint, Result, ResultCache, environment
 from advgan.evaluation.compatibility import ClassifierLoader, is_black_box, predicted_labels
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets
 from advgan.evaluation.result_cache import distribute
@@ -69,57 +68,6 @@ class ClassifiersSettings:
     weights_by_order: ByOrder = False
     defense: tuple[NameOrPath, ...] = ()
     """Defenses around the targets, e.g. bit-depth:bits=3, several joined by +, or none: one for each, or one for all"""
-
-
-@dataclass(frozen=True)
-class GridPoint:
-    """One attack `spec` on the classifier `target` under `threat`.
-
-    generator    of attack advgan
-    source       another classifier, on which the adversarial examples are made (transfer)
-    shared       whether points with the target as their source follow, in a row
-    transferred  whether the generator was trained on another classifier; None: as recorded in its run
-    label        name of the attack in the results; None: that of `spec`
-    shown        name of the attack in the progress bar; None: the label
-    """
-
-    spec: AttackSpec
-    target: TargetModel
-    threat: Threat
-    y_target: int | None = None
-    seed: int = 0
-    generator: LoadedGenerator | None = None
-    source: TargetModel | None = None
-    shared: bool = False
-    transferred: bool | None = None
-    label: str | None = None
-    shown: str | None = None
-
-    @property
-    def text(self) -> str:
-        """A line for the progress bar."""
-        source = f" from {self.source.label}" if self.source else ""
-        toward = "" if self.y_target is None else f", toward class {self.y_target}"
-        threat = f"{self.threat.norm} eps {eps_text(self.threat.eps)}"
-        return f"{self.shown or self.label or self.spec.label}{source}: {self.target.label}, {threat}{toward}"
-
-    @property
-    def call(self) -> dict[str, Any]:
-        """Arguments of `ResultCache.run`."""
-        trained, transferred = self.generator, self.transferred
-        if transferred is None:
-            transferred = trained is not None and not trained.trained_on(self.target)
-        return {
-            "spec": self.spec,
-            "victim": self.target,
-            "threat": self.threat,
-            "y_target": self.y_target,
-            "seed": self.seed,
-            "generator": trained.generator if trained else None,
-            "transfer": transferred,
-            "source": self.source,
-            "shared": self.shared,
-        }
 
 
 PART_OF_MNIST = "mnist5k"
@@ -264,14 +212,13 @@ class Study:
 
     def run(self, points: Sequence[GridPoint]) -> list[Result]:
         """The results of the grid's points, in order, computed by all processes; empty except in the main process."""
-        cache, calls = self.cache(), [point.call for point in points]
-        texts = {id(call): point.text for call, point in zip(calls, points, strict=True)}
+        cache = self.cache()
         with self.progress(len(points)) as start_result:
 
-            def run_call(call: Mapping[str, Any]) -> Result:
-                return cache.run(**call, progress=start_result(texts[id(call)], len(self.x)))
+            def run(point: GridPoint) -> Result:
+                return cache.run(point, start_result(point.text, len(self.x)))
 
-            results, self.cache_hits = distribute(cache, calls, run_call, self.accelerator)
+            results, self.cache_hits = distribute(cache, points, run, self.accelerator)
         labelled = [self._labelled(result, point) for result, point in zip(results, points, strict=False)]
         self.results += labelled
         return labelled
@@ -279,7 +226,7 @@ class Study:
     def run_point(self, point: GridPoint, n: int | None = None) -> Result:
         """The result of one point on the first `n` images, within `progress`."""
         cache = self.cache(n)
-        result = self._labelled(cache.run(**point.call, progress=self.start_result(point.text, len(cache.x))), point)
+        result = self._labelled(cache.run(point, self.start_result(point.text, len(cache.x))), point)
         self.cache_hits = sum(cache.cache_hits for cache in self._caches.values())
         self.results.append(result)
         return result

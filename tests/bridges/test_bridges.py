@@ -20,7 +20,7 @@ from advgan.core.config import run
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
-from advgan.evaluation import ResultCache, TargetModel, evaluate
+from advgan.evaluation import GridPoint, ResultCache, TargetModel, evaluate
 from tests.attacks.test_attacks import conv_net, images, predicted_labels
 from tests.conftest import randomise_conditioning
 
@@ -329,7 +329,9 @@ def test_violation_gives_failed_row(
 ) -> None:
     forward = torchattacks.FGSM.forward
     monkeypatch.setattr(torchattacks.FGSM, "forward", lambda self, x, y: 1 - forward(self, x, y))
-    row = ResultCache(None, *bars).run(parse_attack("torchattacks:FGSM"), TargetModel("net", model), BALL).row
+    row = (
+        ResultCache(None, *bars).run(GridPoint(parse_attack("torchattacks:FGSM"), TargetModel("net", model), BALL)).row
+    )
     assert row["status"].startswith("failed: linf ")
     assert row["asr"] is None
     assert "exceeds eps 0.2" in row["violations"][0]

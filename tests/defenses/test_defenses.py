@@ -25,7 +25,7 @@ from advgan.defenses import (
     unwrap,
 )
 from advgan.defenses.detection import FeatureSqueezing, save_detector
-from advgan.evaluation import ResultCache, TargetModel
+from advgan.evaluation import GridPoint, ResultCache, TargetModel
 from advgan.evaluation.loading import load_targets
 
 SPECS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defense is tried here, where it needs some
@@ -124,7 +124,7 @@ def test_gradient_attacks_are_adaptive_by_default(target: torch.nn.Module, x: to
     victim, y = TargetModel("defended", defended), defended(x).argmax(1)
     rows = {}
     for word in ("fgsm", "fgsm@naive", "fgsm@oblivious"):
-        rows[word] = ResultCache(None, x, y).run(parse_attack(word), victim, Threat("linf", 0.1)).row
+        rows[word] = ResultCache(None, x, y).run(GridPoint(parse_attack(word), victim, Threat("linf", 0.1))).row
     assert [row["linf_max"] for row in rows.values()] == [pytest.approx(0.1), 0, pytest.approx(0.1)]
     assert [row["access"] for row in rows.values()] == ["gradients", "gradients", "transfer"]
     assert all(row["forwards_per_image"] == row["backwards_per_image"] == 1 for row in rows.values())
@@ -140,7 +140,7 @@ def test_gradient_free_attacks_query_the_defense(word: str, target: torch.nn.Mod
 
         model.register_forward_hook(count)
     ResultCache(None, x, defended(x).argmax(1)).run(
-        parse_attack(word), TargetModel("it", defended), Threat("linf", 0.05)
+        GridPoint(parse_attack(word), TargetModel("it", defended), Threat("linf", 0.05))
     )
     assert n_forwards["defense"] == n_forwards["behind it"] > 5 * 20
 
@@ -152,11 +152,11 @@ def test_random_defense_repeats_with_same_seed_only(target: torch.nn.Module, x: 
         "kept": ResultCache(tmp_path, x, target(x).argmax(1), keep=5),
         "new": ResultCache(None, x, target(x).argmax(1), keep=5),
     }
-    drawing = {"victim": TargetModel("it", defend(target, "noisy-gradients"))}, {
-        "victim": TargetModel("plain", target), "source": TargetModel("source", defend(other, "random-pad"))
+    drawing = {"target": TargetModel("it", defend(target, "noisy-gradients"))}, {
+        "target": TargetModel("plain", target), "source": TargetModel("source", defend(other, "random-pad"))
     }  # fmt: skip
     for who in drawing:
-        x_advs = [cells[where].run(parse_attack("fgsm@naive"), threat=threat, seed=seed, **who).x_adv
+        x_advs = [cells[where].run(GridPoint(parse_attack("fgsm@naive"), threat=threat, seed=seed, **who)).x_adv
                    for where, seed in (("kept", 0), ("new", 0), ("kept", 1))]  # fmt: skip
         assert torch.equal(x_advs[0], x_advs[1])
         assert not torch.equal(x_advs[0], x_advs[2])

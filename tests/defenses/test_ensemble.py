@@ -13,7 +13,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.defenses import adaptive, defend, load_classifier
 from advgan.defenses.ensemble import Ensemble, MajorityVote, MeanLogits, MeanProbabilities
-from advgan.evaluation import ResultCache, TargetModel
+from advgan.evaluation import GridPoint, ResultCache, TargetModel
 
 
 class Constant(nn.Module):
@@ -95,7 +95,9 @@ def test_ensemble_white_box_and_transfer_from_member() -> None:
     ensemble = MeanLogits(members[0], members[1:])
     x, y = torch.full((6, 1, 4, 4), 0.5), torch.zeros(6, dtype=torch.long)
     victim, cells = TargetModel("ensemble", ensemble), ResultCache(None, x, y)
-    rows = {w: cells.run(parse_attack(w), victim, Threat("linf", 0.45)).row for w in ("fgsm", "fgsm@oblivious")}
+    rows = {
+        w: cells.run(GridPoint(parse_attack(w), victim, Threat("linf", 0.45))).row for w in ("fgsm", "fgsm@oblivious")
+    }
     assert [(row["asr"], row["access"]) for row in rows.values()] == [(1, "gradients"), (0, "transfer")]
     assert all(row["forwards_per_image"] == row["backwards_per_image"] == 1 for row in rows.values())
 

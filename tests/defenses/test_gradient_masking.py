@@ -13,7 +13,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.defenses import adaptive, defend, reseed
-from advgan.evaluation import Result, ResultCache, TargetModel
+from advgan.evaluation import GridPoint, Result, ResultCache, TargetModel
 from advgan.models.losses import margin
 from tests.analysis.test_sanity_checks import with_asr
 from tests.analysis.test_statistics import result, strict_json
@@ -137,8 +137,8 @@ def results_of(
     model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor], *attacks: str, eps: float = EPS
 ) -> dict[str, Result]:
     victim, threat, cells = TargetModel("net", model), Threat("linf", eps), ResultCache(None, *images)
-    results = [cells.run(parse_attack(attack), victim, threat) for attack in attacks]
-    results.append(cells.run(parse_attack("mifgsm"), victim, threat, source=TargetModel("other", other)))
+    results = [cells.run(GridPoint(parse_attack(attack), victim, threat)) for attack in attacks]
+    results.append(cells.run(GridPoint(parse_attack("mifgsm"), victim, threat, source=TargetModel("other", other))))
     assert {result.row["status"] for result in results} == {"ok"}
     return {result.row["attack"]: result for result in results}
 

@@ -11,7 +11,7 @@ from advgan.attacks import make_attack, parse_attack
 from advgan.attacks.common import loss_and_gradient
 from advgan.attacks.losses import get_loss
 from advgan.core.threat_model import Threat
-from advgan.evaluation import Result, ResultCache, TargetModel, evaluate, recompute_metrics
+from advgan.evaluation import GridPoint, Result, ResultCache, TargetModel, evaluate, recompute_metrics
 from advgan.experiments.sweep.report import unattacked
 from advgan.report.sections import sections
 from tests.evaluation.test_evaluation import Brightness, brighter, flat
@@ -77,7 +77,7 @@ def test_no_rejection_metrics_without_rejection() -> None:
 
 def test_cached_result_keeps_rejection(tmp_path: Path) -> None:
     victim, spec = TargetModel("picky", Rejecting().eval()), parse_attack("noise-sign")
-    first, cached = (ResultCache(tmp_path, X, Y).run(spec, victim, BALL) for _ in range(2))
+    first, cached = (ResultCache(tmp_path, X, Y).run(GridPoint(spec, victim, BALL)) for _ in range(2))
     assert first.row == cached.row
     assert first.row["clean_rejected"] == pytest.approx(2 / 7)
     assert torch.equal(first.records["clean_accepted"], cached.records["clean_accepted"])

@@ -14,8 +14,9 @@ from advgan.attacks import Attack, AttackSpec, ifgsm, make_attack, parse_attack,
 from advgan.classifiers import BlackBox
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
-from advgan.evaluation import Result, ResultCache, TargetModel, evaluate
+from advgan.evaluation import GridPoint, Result, ResultCache, TargetModel, evaluate
 from advgan.evaluation.environment import cache_version, code_digest
+from advgan.evaluation.loading import LoadedGenerator
 from advgan.evaluation.result_cache import distribute
 from tests.attacks.test_attacks import conv_net, images, predicted_labels
 from tests.conftest import randomise_conditioning
@@ -41,12 +42,12 @@ def same(a: Result, b: Result, but: tuple[str, ...] = ("seconds_per_image", "ima
 
 def test_cached_result_equals_original(victim: TargetModel, tmp_path: Path) -> None:
     first, images_done = ResultCache(tmp_path, X, Y, batch_size=10), []
-    made = first.run(FGSM, victim, BALL)
+    made = first.run(GridPoint(FGSM, victim, BALL))
     assert first.cache_hits == 0
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # who may read one may read all
     again = ResultCache(tmp_path, X, Y, batch_size=10)
-    found = again.run(FGSM, victim, BALL, progress=images_done.append)
+    found = again.run(GridPoint(FGSM, victim, BALL), images_done.append)
     assert (again.cache_hits, images_done) == (1, [24])
     assert same(made, found, but=())
     assert list(made.records) == list(found.records)
@@ -67,7 +68,7 @@ def test_changed_input_or_damaged_entry_is_rerun(
     change: str, victim: TargetModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = NOISE if change == "seed" else FGSM
-    ResultCache(tmp_path, X, Y, batch_size=10).run(spec, victim, BALL)
+    ResultCache(tmp_path, X, Y, batch_size=10).run(GridPoint(spec, victim, BALL))
     words: dict[str, Any] = {"batch_size": 12 if change == "batch" else 10, "fresh": change == "fresh"}
     cells = ResultCache(tmp_path, X.flip(0) if change == "images" else X, Y, **words)
     if change == "weights":
@@ -89,12 +90,12 @@ def test_changed_input_or_damaged_entry_is_rerun(
         file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     threat = Threat("linf", 0.1 if change == "eps" else 0.2, targeted=change == "aim")
     spec = parse_attack("fgsm:loss=margin") if change == "settings" else spec
-    cells.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
+    cells.run(GridPoint(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None))
     assert cells.cache_hits == 0
     named = change in ("damaged", "its digest") or change.startswith("a ")
     assert ("is damaged and is computed again" in capsys.readouterr().err) == named
     again = ResultCache(tmp_path, cells.x, Y, batch_size=words["batch_size"])
-    again.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
+    again.run(GridPoint(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None))
     assert again.cache_hits == 1
 
 
@@ -117,10 +118,10 @@ def test_results_of_a_model_with_other_predictions_now_are_rerun(
     service = Service().eval()
     y = service(X).argmax(1)
     y[:12] = 1 - y[:12].clamp_max(1)  # also some errors
-    ResultCache(tmp_path, X, y, batch_size=10).run(FGSM, TargetModel("net", service), BALL)
+    ResultCache(tmp_path, X, y, batch_size=10).run(GridPoint(FGSM, TargetModel("net", service), BALL))
     service.switch[0] = factor
     again, expected = (ResultCache(folder, X, y, batch_size=10) for folder in (tmp_path, None))
-    results = [cache.run(FGSM, TargetModel("net", service), BALL) for cache in (again, expected)]
+    results = [cache.run(GridPoint(FGSM, TargetModel("net", service), BALL)) for cache in (again, expected)]
     assert again.cache_hits == hits
     assert ("net has other predictions for the same images now" in capsys.readouterr().err) == (not hits)
     rates = [[r.row[name] for name in ("clean_accuracy", "asr", "robust_accuracy")] for r in results]
@@ -135,7 +136,7 @@ def test_transferred_results_of_a_source_with_other_predictions_now_are_rerun(
     for factor in (1.0, 1.0, -1.0):
         service.switch[0] = factor
         cache = ResultCache(tmp_path, X, Y, batch_size=10)
-        rates.append(cache.run(FGSM, victim, BALL, source=source).row["asr"])
+        rates.append(cache.run(GridPoint(FGSM, victim, BALL, source=source)).row["asr"])
         hits.append(cache.cache_hits)
     assert hits == [0, 1, 0]
     assert "stand-in has other predictions for the same images now" in capsys.readouterr().err
@@ -147,10 +148,10 @@ def test_a_stored_result_of_a_black_box_takes_a_few_queries(tmp_path: Path) -> N
         box = BlackBox.from_model(conv_net(), 5, max_queries=budget)
         box.identity = "box"
         noise = parse_attack("noise-sign")
-        ResultCache(tmp_path / str(budget), X, Y, batch_size=10).run(noise, TargetModel("box", box), BALL)
+        ResultCache(tmp_path / str(budget), X, Y, batch_size=10).run(GridPoint(noise, TargetModel("box", box), BALL))
         before, again = box.queries, ResultCache(tmp_path / str(budget), X, Y, batch_size=10)
-        again.run(noise, TargetModel("box", box), BALL)
-        again.run(noise, TargetModel("box", box), BALL)
+        again.run(GridPoint(noise, TargetModel("box", box), BALL))
+        again.run(GridPoint(noise, TargetModel("box", box), BALL))
         assert (again.cache_hits, box.queries - before) == (2, queries)
 
 
@@ -166,35 +167,35 @@ def test_a_black_box_with_few_labels_right_is_a_warning(capsys: pytest.CaptureFi
 def test_result_of_another_attack_is_not_used(
     victim: TargetModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = ResultCache(tmp_path, X, Y).run(FGSM, victim, BALL)
+    made = ResultCache(tmp_path, X, Y).run(GridPoint(FGSM, victim, BALL))
     (folder,) = tmp_path.glob("*fgsm*")
-    ResultCache(tmp_path, X, Y).run(NOISE, victim, BALL)
+    ResultCache(tmp_path, X, Y).run(GridPoint(NOISE, victim, BALL))
     (other,) = tmp_path.glob("*noise*")
     shutil.copytree(other, folder, dirs_exist_ok=True)
     again = ResultCache(tmp_path, X, Y)
-    assert same(again.run(FGSM, victim, BALL), made)
+    assert same(again.run(GridPoint(FGSM, victim, BALL)), made)
     assert again.cache_hits == 0
     assert "is damaged and is computed again: it is another result's" in capsys.readouterr().err
 
 
 def test_seed_is_part_of_key_for_random_attacks_only(victim: TargetModel, tmp_path: Path) -> None:
     cells = ResultCache(tmp_path, X, Y)
-    first, other = (cells.run(NOISE, victim, BALL, seed=seed) for seed in (0, 1))
+    first, other = (cells.run(GridPoint(NOISE, victim, BALL, seed=seed)) for seed in (0, 1))
     assert not torch.equal(first.x_adv, other.x_adv)
-    assert same(first, ResultCache(None, X, Y).run(NOISE, victim, BALL))
-    cells.run(FGSM, victim, BALL, seed=0)
-    cells.run(FGSM, victim, BALL, seed=1)
+    assert same(first, ResultCache(None, X, Y).run(GridPoint(NOISE, victim, BALL)))
+    cells.run(GridPoint(FGSM, victim, BALL, seed=0))
+    cells.run(GridPoint(FGSM, victim, BALL, seed=1))
     assert cells.cache_hits == 1
 
 
 def test_minimum_norm_attack_is_run_once_for_all_eps(victim: TargetModel, tmp_path: Path) -> None:
     cells = ResultCache(tmp_path, X, Y)
     radii = (0.2, 0.5, 5.0)
-    results = [cells.run(DEEPFOOL, victim, Threat("l2", eps)) for eps in radii]
+    results = [cells.run(GridPoint(DEEPFOOL, victim, Threat("l2", eps))) for eps in radii]
     assert cells.cache_hits == 2
     assert len(list(tmp_path.iterdir())) == 1
     for eps, result in zip(radii, results, strict=True):
-        direct = ResultCache(None, X, Y).run(DEEPFOOL, victim, Threat("l2", eps))
+        direct = ResultCache(None, X, Y).run(GridPoint(DEEPFOOL, victim, Threat("l2", eps)))
         assert same(direct, result)
         assert result.row["eps"] == eps
     assert results[0].row["asr"] < results[2].row["asr"] == results[2].row["asr_any_norm"]
@@ -203,7 +204,7 @@ def test_minimum_norm_attack_is_run_once_for_all_eps(victim: TargetModel, tmp_pa
 def test_transfer_attack_queries_source_only(victim: TargetModel, tmp_path: Path) -> None:
     torch.manual_seed(1)
     source = TargetModel("other", torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval())
-    result = ResultCache(tmp_path, X, Y).run(FGSM, victim, BALL, source=source)
+    result = ResultCache(tmp_path, X, Y).run(GridPoint(FGSM, victim, BALL, source=source))
     assert (result.row["attack"], result.row["access"], result.row["target"]) == ("fgsm from other", "transfer", "net")
     assert result.row["forwards_per_image"] == 0
     x_adv = ifgsm(source.model, X, Y, eps=0.2, steps=1)
@@ -217,11 +218,11 @@ def test_images_of_one_source_are_made_once_for_all_victims(victim: TargetModel)
         torch.nn.init.normal_(model.get_parameter("0.bias"), std=0.1)
     pgd, passes = parse_attack("pgd:steps=2"), list[int]()
     calls: list[tuple[TargetModel, TargetModel | None]] = [(source, None), (victim, source), (other, source)]
-    alone = [ResultCache(None, X, Y, batch_size=10).run(pgd, v, BALL, source=s) for v, s in calls]
+    alone = [ResultCache(None, X, Y, batch_size=10).run(GridPoint(pgd, v, BALL, source=s)) for v, s in calls]
     cache = ResultCache(None, X, Y, batch_size=10)
-    together = [cache.run(pgd, source, BALL, shared=True)]
+    together = [cache.run(GridPoint(pgd, source, BALL, shared=True))]
     source.model.register_forward_hook(lambda *_: passes.append(1))
-    together += [cache.run(pgd, v, BALL, source=source) for v in (victim, other)]
+    together += [cache.run(GridPoint(pgd, v, BALL, source=source)) for v in (victim, other)]
     assert not passes
     assert all(same(a, b) for a, b in zip(alone, together, strict=True))
     assert together[0].row["forwards_per_image"] > 0 == together[1].row["forwards_per_image"]
@@ -234,7 +235,10 @@ def test_generator_is_part_of_key(victim: TargetModel, tmp_path: Path) -> None:
         torch.manual_seed(seed)
         generators.append(Generator(width=8, depth=1).eval())
     cells = ResultCache(tmp_path, X, Y)
-    rows = [cells.run(spec, victim, BALL, generator=generator).row for generator in (*generators, generators[0])]
+    rows = [
+        cells.run(GridPoint(spec, victim, BALL, generator=LoadedGenerator(Path(), generator))).row
+        for generator in (*generators, generators[0])
+    ]
     assert cells.cache_hits == 1
     assert rows[0] == rows[2]
     assert rows[0]["access"] == "gradients"
@@ -246,11 +250,14 @@ def test_seed_is_part_of_key_for_noise_generators(victim: TargetModel, tmp_path:
     randomise_conditioning(generator)
     cells = ResultCache(tmp_path, X, Y)
     one_pass = parse_attack("advgan")
-    first, other, again = (cells.run(one_pass, victim, BALL, seed=seed, generator=generator) for seed in (0, 1, 0))
+    first, other, again = (
+        cells.run(GridPoint(one_pass, victim, BALL, seed=seed, generator=LoadedGenerator(Path(), generator)))
+        for seed in (0, 1, 0)
+    )
     assert not torch.equal(first.x_adv, other.x_adv)
     assert cells.cache_hits == 1
     assert same(first, again)
-    fresh = ResultCache(None, X, Y).run(one_pass, victim, BALL, generator=generator)
+    fresh = ResultCache(None, X, Y).run(GridPoint(one_pass, victim, BALL, generator=LoadedGenerator(Path(), generator)))
     assert same(first, fresh), "whatever torch's own random numbers are"
 
 
@@ -259,21 +266,17 @@ def test_processes_share_work_and_main_process_has_all_results(
     victim: TargetModel, tmp_path: Path, fresh: bool
 ) -> None:
     specs = [(FGSM, 0.1), (DEEPFOOL, 0.1), (NOISE, 0.1), (FGSM, 0.2), (DEEPFOOL, 0.2), (NOISE, 0.2)]
-    todo = [
-        {"spec": spec, "victim": victim, "threat": Threat("l2", eps), "y_target": None, "seed": 0, "generator": None}
-        | {"source": None, "transfer": False}
-        for spec, eps in specs
-    ]
-    alone = [ResultCache(None, X, Y).run(**cell) for cell in todo]
+    todo = [GridPoint(spec, victim, Threat("l2", eps)) for spec, eps in specs]
+    alone = [ResultCache(None, X, Y).run(point) for point in todo]
     made: list[list[int]] = []
     for process in (1, 0):  # the main one waits for the other
         two = SimpleNamespace(process_index=process, num_processes=2, is_main_process=process == 0, device="cpu")
         two.wait_for_everyone, two.reduce = lambda: None, lambda value, reduction: value
         cells, run = ResultCache(tmp_path, X, Y, fresh=fresh), []
 
-        def run_cell(cell: Any, cells: ResultCache = cells, run: list[int] = run) -> Result:
-            before, result = cells.cache_hits, cells.run(**cell)
-            run.extend([todo.index(cell)] if cells.cache_hits == before else [])
+        def run_cell(point: GridPoint, cells: ResultCache = cells, run: list[int] = run) -> Result:
+            before, result = cells.cache_hits, cells.run(point)
+            run.extend([todo.index(point)] if cells.cache_hits == before else [])
             return result
 
         results, found = distribute(cells, todo, run_cell, two)  # type: ignore[arg-type]
@@ -290,7 +293,7 @@ def test_failed_result_is_not_cached(victim: TargetModel, tmp_path: Path, monkey
     monkeypatch.setitem(registry.ATTACKS, "breaks", Attack(breaks))
     cells = ResultCache(tmp_path, X, Y)
     for _ in range(2):
-        result = cells.run(AttackSpec("breaks", "breaks", {}), victim, BALL)
+        result = cells.run(GridPoint(AttackSpec("breaks", "breaks", {}), victim, BALL))
         assert result.row["status"] == "failed: RuntimeError: out of memory"
     assert (cells.cache_hits, list(tmp_path.iterdir())) == (0, [])
 

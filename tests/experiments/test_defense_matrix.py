@@ -23,7 +23,7 @@ from advgan.core.config import run
 from advgan.core.errors import InputError
 from advgan.data import load_data
 from advgan.defenses import ClassifierSpec, load_classifier
-from advgan.evaluation import ResultCache
+from advgan.evaluation import GridPoint, ResultCache
 from advgan.evaluation.runner import relative_time
 from advgan.experiments.defenses import report as defenses_figures
 from advgan.experiments.defenses.rows import MatrixRow, load_rows, parse_row, parse_rows
@@ -149,11 +149,11 @@ def test_a_killed_one_goes_on_and_says_the_same(
     whole = call(*words, out="whole")
     real, cells_run = ResultCache.run, []
 
-    def killed(self: ResultCache, spec: Any, victim: Any, *given: Any, **named: Any) -> Any:
+    def killed(self: ResultCache, point: GridPoint, *given: Any) -> Any:
         if len(cells_run) == 4:
             raise KeyboardInterrupt
-        cells_run.append((spec.label, victim.label))
-        return real(self, spec, victim, *given, **named)
+        cells_run.append((point.spec.label, point.target.label))
+        return real(self, point, *given)
 
     monkeypatch.setattr(ResultCache, "run", killed)
     with pytest.raises(SystemExit) as stop:

@@ -15,7 +15,8 @@ from advgan.core.errors import InputError
 from advgan.core.json_files import sealed
 from advgan.core.threat_model import Threat
 from advgan.defenses import ClassifierSpec
-from advgan.experiments.study import GridPoint, Study, StudySettings
+from advgan.evaluation import GridPoint
+from advgan.experiments.study import Study, StudySettings
 from advgan.report.comparison import Plot
 from advgan.report.page import Table, percent, with_interval
 from advgan.report.study import Scalar, StudyReport

@@ -24,7 +24,7 @@ from advgan.core.config import run
 from advgan.core.errors import note
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
-from advgan.evaluation import ResultCache, TargetModel, evaluate, predict
+from advgan.evaluation import GridPoint, ResultCache, TargetModel, evaluate, predict
 from advgan.experiments.transfer.report import pairs
 from tests.conftest import Run
 
@@ -158,7 +158,7 @@ def test_images_that_the_source_has_wrong_are_left_out_of_the_shared_share(class
         "victim", load_target("mnist-small", classifier, image_shape=(1, 28, 28), num_classes=3).eval()
     )
     cells, threat = ResultCache(None, x, y), Threat("linf", 0.2)
-    records = cells.run(transfer.parse_attack("fgsm"), victim, threat).records
+    records = cells.run(GridPoint(transfer.parse_attack("fgsm"), victim, threat)).records
     row = transfer.jointly_correct(cells, records, TargetModel("blind", Blind().eval()))
     assert row["n_both"] == (records["counts"] & (y == 0)).sum() < records["counts"].sum()
     assert row["asr_both"] == records["success"][y == 0].sum() / row["n_both"]

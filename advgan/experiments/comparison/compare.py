@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advgan.analysis.summary import summary
 from advgan.attacks.common import kept_gradients
-from advgan.attacks.registry import AttackFn, make_attack, parse_attack
+from advgan.attacks.registry import AttackFn, parse_attack
 from advgan.classifiers import BlackBox, check_target
 from advgan.classifiers.adapters import as_module
 from advgan.classifiers.checks import NORMALISATION_IMAGES
@@ -26,9 +26,9 @@ from advgan.core.weights import device_of
 from advgan.data.split import attack_batch_size
 from advgan.defenses import unwrap
 from advgan.defenses.transforms import Transform, survive_transforms
-from advgan.evaluation import Result, ResultCache, TargetModel, environment, evaluate, predict
+from advgan.evaluation import GridPoint, Result, ResultCache, TargetModel, environment, evaluate, predict
 from advgan.evaluation.compatibility import check_accuracy
-from advgan.evaluation.loading import describe_generator
+from advgan.evaluation.loading import LoadedGenerator, describe_generator
 from advgan.evaluation.result_cache import attack_rng
 from advgan.models.generator import Generator, check_no_generator
 from advgan.report.comparison import Comparison
@@ -148,8 +148,10 @@ def compare(
     named = label_attacks(attacks)
     among = [attack for attack in named.values() if isinstance(attack, Generator)]
     only = among[0] if len(among) == 1 else None
+    entries = {}
     for label, attack in named.items():  # errors before any attack is run
-        function = attack_function(label, attack, target.model, threat, y_target, seed, only)
+        entries[label] = entry = resolved(label, attack, target, threat, y_target, seed, only)
+        function = entry.attack(target.model) if isinstance(entry, GridPoint) else entry
         if isinstance(attack, str):
             function(x[:0].to(device_of(target.model)), y[:0])  # wrong settings
         if isinstance(attack, Generator) and attack.classes not in (0, k):
@@ -160,12 +162,9 @@ def compare(
                 raise InputError(f"{label}: {reason}")
     with result_progress(len(named), silent=not progress) as start_result:
         results = [
-            _result(
-                label, attack, cache, target, threat,
-                y_target=y_target, seed=seed, only=only, progress=start_result(label, len(x)),
-            )
-            for label, attack in named.items()
-        ]  # fmt: skip
+            _result(label, entry, cache, target, threat, y_target, seed, start_result(label, len(x)))
+            for label, entry in entries.items()
+        ]
     settings = CompareSettings(tuple(named), threat.eps, norm, y_target, batch_size, seed, tuple(transforms.names))
     description = target.describe("images in memory") | {"name": type(model).__name__, "weights": "in memory"}
     generators = [describe_generator(g, label, name, None) for label, g in named.items() if isinstance(g, Generator)]
@@ -193,25 +192,20 @@ def checked_target(model: Any, x: Tensor, y: Tensor, name: str) -> tuple[TargetM
 
 def _result(
     label: str,
-    attack: Attack,
+    entry: GridPoint | AttackFn,
     cache: ResultCache,
     target: TargetModel,
     threat: Threat,
-    *,
     y_target: int | None,
     seed: int,
-    only: Generator | None,
     progress: Callable[[int], None],
 ) -> Result:
-    """The result of one attack, under its label; `only` as in `attack_function`."""
-    if isinstance(attack, (str, Generator)):
-        spec = parse_attack(attack if isinstance(attack, str) else "advgan")
-        generator = attack if isinstance(attack, Generator) else only if spec.name == "advgan" else None
-        result = cache.run(spec, target, threat, y_target=y_target, seed=seed, generator=generator, progress=progress)
+    """The result of one attack, as `resolved`, under its label."""
+    if isinstance(entry, GridPoint):
+        result = cache.run(entry, progress)
     else:
         result = evaluate(
-            attack_function(label, attack, target.model, threat, y_target, seed),
-            target.model, cache.x, cache.y, threat,
+            entry, target.model, cache.x, cache.y, threat,
             name=label, target_name=target.label, seed=seed, y_target=y_target,
             batch_size=cache.batch_size, keep=cache.keep, clean=cache.clean(target), transforms=cache.transforms,
             progress=progress,
@@ -221,25 +215,25 @@ def _result(
     return result
 
 
-def attack_function(
+def resolved(
     label: str,
     attack: Attack,
-    model: nn.Module,
+    target: TargetModel,
     threat: Threat,
     y_target: int | None,
     seed: int,
     only: Generator | None = None,
-) -> AttackFn:
-    """`attack` on `model` as (x, y) -> x_adv; `only` is the generator of the name "advgan" with settings. Raises
-    InputError for what is no attack, as `own_attack` and `make_attack`."""
-    rng = attack_rng(seed, label)
-    if isinstance(attack, str):
-        return make_attack(attack, model, threat, y_target, rng, only)
-    if isinstance(attack, Generator):
-        return make_attack("advgan", model, threat, y_target, rng, attack)
-    if not callable(attack):
-        raise InputError(f"expected an attack name, a Generator or a function (x, y) -> x_adv, got {attack!r:.60}")
-    return own_attack(label, attack, model, threat, y_target, seed)
+) -> GridPoint | AttackFn:
+    """A name or a generator as a point on `target`, where `only` is the generator of the name "advgan" with settings;
+    a function as (x, y) -> x_adv. Raises InputError for what is no attack, as `own_attack` and `parse_attack`."""
+    if not isinstance(attack, (str, Generator)):
+        if not callable(attack):
+            raise InputError(f"expected an attack name, a Generator or a function (x, y) -> x_adv, got {attack!r:.60}")
+        return own_attack(label, attack, target.model, threat, y_target, seed)
+    spec = parse_attack(attack if isinstance(attack, str) else "advgan")
+    generator = attack if isinstance(attack, Generator) else only if spec.name == "advgan" else None
+    loaded = None if generator is None else LoadedGenerator(Path(), generator)
+    return GridPoint(spec, target, threat, y_target, seed, loaded, transferred=False)
 
 
 def own_attack(

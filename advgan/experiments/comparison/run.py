@@ -23,10 +23,11 @@ from advgan.core.shipped import CLASSIFIERS
 from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import ClassifierSpec, parse_classifier, parse_classifiers
 from advgan.defenses.transforms import survive_transforms
+from advgan.evaluation import GridPoint
 from advgan.evaluation.compatibility import is_black_box
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_threat_models, resolve_target_class
 from advgan.experiments.comparison.compare import CompareResults
-from advgan.experiments.study import ClassifiersSettings, GridPoint, Study, StudySettings, parse_attacks
+from advgan.experiments.study import ClassifiersSettings, Study, StudySettings, parse_attacks
 from advgan.report.comparison import Comparison
 
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")

@@ -31,12 +31,12 @@ from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import ClassifierSpec, attack_view, is_random
 from advgan.defenses.flags import TargetSettings
-from advgan.evaluation import Result
+from advgan.evaluation import GridPoint, Result
 from advgan.evaluation.loading import LoadedGenerator, TargetModel
 from advgan.evaluation.runner import relative_time
 from advgan.experiments.defenses.report import report
 from advgan.experiments.defenses.rows import MatrixRow, load_rows, parse_rows
-from advgan.experiments.study import GridPoint, SeededStudySettings, Study
+from advgan.experiments.study import SeededStudySettings, Study
 from advgan.experiments.trainings import parse_commands
 
 ATTACKS = ("noise-sign", "fgsm", "fgsm@naive", "pgd:steps=40", "pgd:steps=40@naive", "square:queries=300")

@@ -22,11 +22,11 @@ from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import ClassifierSpec, RejectingClassifier
 from advgan.defenses.detection import scores
 from advgan.defenses.flags import ClassifierSettings
-from advgan.evaluation import Result, wilson
+from advgan.evaluation import GridPoint, Result, wilson
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, read_training_json
 from advgan.evaluation.statistics import auc, roc
 from advgan.experiments.detection.report import report
-from advgan.experiments.study import GridPoint, SeededStudySettings, Study
+from advgan.experiments.study import SeededStudySettings, Study
 
 RATES = [*(i / 200 for i in range(20)), *(i / 50 for i in range(5, 51))]  # of false positives, where the ROC is noted
 METRICS = ("auc", "auc_low", "auc_high", "tpr", "tpr_low", "tpr_high", "roc")

@@ -28,11 +28,11 @@ from advgan.core.threat_model import Threat, check_eps
 from advgan.data.flags import DATA_FLAGS
 from advgan.defenses import ClassifierSpec
 from advgan.defenses.distillation import check_temperature
-from advgan.evaluation import Result, predict
+from advgan.evaluation import GridPoint, Result, predict
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, read_training_json
 from advgan.experiments.distillation.analysis import all_targets, amplitude, amplitude_statistics
 from advgan.experiments.distillation.report import report
-from advgan.experiments.study import GridPoint, Study, StudySettings
+from advgan.experiments.study import Study, StudySettings
 from advgan.experiments.trainings import ensure_trained, flags_of
 from advgan.training.distillation import Settings as Distilling
 from advgan.training.program import Settings as Training

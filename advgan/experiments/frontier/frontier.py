@@ -20,14 +20,15 @@ from advgan.core.json_files import check_int
 from advgan.core.threat_model import Norm, Threat
 from advgan.core.weights import device_of
 from advgan.data.split import attack_batch_size
+from advgan.evaluation import GridPoint
 from advgan.evaluation.runner import time_columns, time_ratios
 from advgan.experiments.comparison.compare import (
     Attack,
-    attack_function,
     checked_images,
     checked_target,
     compare,
     label_attacks,
+    resolved,
 )
 from advgan.experiments.frontier.budget_report import report, tables
 from advgan.models.generator import Generator
@@ -130,13 +131,12 @@ def frontier(
     compared = compare(model, x, y, attacks, eps=eps, norm=norm, **settings)
     measured = compared.comparison.summary
     target, device = checked.model, device_of(checked.model)
-    verified = {row["attack"] for row in measured["rows"] if row["status"] == "ok"}
+    verified = [row["attack"] for row in measured["rows"] if row["status"] == "ok"]
     with frozen_eval(target), result_progress(1, silent=not progress) as start_result:
-        functions: dict[str, AttackFn] = {
-            label: attack_function(label, attack, target, threat, None, seed)
-            for label, attack in attacks.items()
-            if label in verified
-        }
+        functions: dict[str, AttackFn] = {}
+        for label in verified:
+            entry = resolved(label, attacks[label], checked, threat, None, seed)
+            functions[label] = entry.attack(target) if isinstance(entry, GridPoint) else entry
         timed = measure_frontier(
             *(measured["rows"], functions, target, x.to(device), y.to(device)),
             threat=threat,

@@ -29,15 +29,14 @@ from torch import Tensor
 from advgan.attacks.advgan import advgan as advgan_attack
 from advgan.attacks.advgan import default_step_size
 from advgan.attacks.noise import noise_sign
-from advgan.attacks.registry import make_attack, parse_attack
+from advgan.attacks.registry import parse_attack
 from advgan.core.errors import InputError, note
 from advgan.core.fraction import eps_text
 from advgan.core.threat_model import Norm, Threat
 from advgan.defenses.flags import ClassifierSettings
-from advgan.evaluation import Result, evaluate
+from advgan.evaluation import GridPoint, Result, evaluate
 from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_eps_values
-from advgan.evaluation.result_cache import attack_rng
 from advgan.experiments.frontier.analysis import (
     DRAWS,
     METHODS,
@@ -49,7 +48,7 @@ from advgan.experiments.frontier.analysis import (
 )
 from advgan.experiments.frontier.frontier import BASELINE_ATTACKS, baselines_for, measure_frontier, variants
 from advgan.experiments.frontier.report import report
-from advgan.experiments.study import GridPoint, SeededStudySettings, Study
+from advgan.experiments.study import SeededStudySettings, Study
 from advgan.experiments.trainings import parse_commands
 
 PARTS = ("frontiers", "table", "curves", "reach", "findings", "targeted", "diversity")  # of frontier.json
@@ -112,10 +111,15 @@ class FrontierStudy(Study):
         """The result of attack `name` on the first `n` images (None: all), computed once."""
         key = (name, threat, trained, y_target, n)
         if key not in self.measured:
-            label = name.replace(f":{STOP}", "") + (f" of {trained.name}" if trained else "")
-            attack = parse_attack(name), self.target, threat, y_target, self.seed
-            self.measured[key] = self.run_point(GridPoint(*attack, generator=trained, shown=label), n)
+            self.measured[key] = self.run_point(self.point(name, threat, trained, y_target), n)
         return self.measured[key]
+
+    def point(
+        self, name: str, threat: Threat, trained: LoadedGenerator | None, y_target: int | None = None
+    ) -> GridPoint:
+        """Attack `name` on the target."""
+        shown = name.replace(f":{STOP}", "") + (f" of {trained.name}" if trained else "")
+        return GridPoint(parse_attack(name), self.target, threat, y_target, self.seed, trained, shown=shown)
 
 
 def main(settings: Settings) -> None:
@@ -184,9 +188,7 @@ def frontier_at(
     rows = [result.row | {"attack": label} for label, result in results.items()]
     model, device = study.target.model, study.accelerator.device
     attacks = {
-        label: make_attack(
-            name, model, threat, None, attack_rng(study.seed, name), loaded.generator if loaded else None
-        )
+        label: study.point(name, threat, loaded).attack(model)
         for label, (name, loaded) in points.items()
         if results[label].row["status"] == "ok"
     }

@@ -14,8 +14,9 @@ from advgan.attacks.registry import ATTACKS
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat
 from advgan.defenses.flags import ClassifierSettings
+from advgan.evaluation import GridPoint
 from advgan.evaluation.loading import parse_eps_values, resolve_target_class
-from advgan.experiments.study import GridPoint, SeededStudySettings, Study, parse_attacks
+from advgan.experiments.study import SeededStudySettings, Study, parse_attacks
 from advgan.experiments.sweep.report import report, unattacked
 from advgan.report.comparison import Comparison
 

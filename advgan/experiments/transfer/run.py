@@ -24,13 +24,13 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
+from advgan.attacks.registry import AttackSpec, parse_attack
 from advgan.core.config import Real
 from advgan.core.errors import InputError, note
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import parse_classifiers
-from advgan.evaluation import Result, ResultCache, wilson
+from advgan.evaluation import GridPoint, Result, ResultCache, wilson
 from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import (
     LoadedGenerator,
@@ -40,9 +40,8 @@ from advgan.evaluation.loading import (
     resolve_target_class,
 )
 from advgan.evaluation.metrics import clean_records, correct
-from advgan.evaluation.result_cache import attack_rng
 from advgan.evaluation.runner import time_columns, time_ratios
-from advgan.experiments.study import ClassifiersSettings, GridPoint, SeededStudySettings, Study
+from advgan.experiments.study import ClassifiersSettings, SeededStudySettings, Study
 from advgan.experiments.trainings import parse_commands
 from advgan.experiments.transfer.report import report
 
@@ -257,11 +256,7 @@ def line_times(study: Study, points: Sequence[TransferPoint], repeats: int) -> d
     times, x, y = {}, study.x.to(study.accelerator.device), study.y.to(study.accelerator.device)
     for point in {point.line: point for point in points}.values():
         model = (point.source_model or study.targets[0]).model
-        generator = point.generator.generator if point.generator else None
-        attack, reference = (
-            make_attack(spec, model, point.threat, point.y_target, attack_rng(point.seed, spec.label), maker)
-            for spec, maker in ((point.spec, generator), (FGSM, None))
-        )
+        attack, reference = (each.attack(model) for each in (point, replace(point, spec=FGSM, generator=None)))
         ratios = time_ratios({"": attack}, reference, x, y, batch_size=study.batch_size, repeats=repeats)[""]
         times[point.line] = time_columns(ratios)
     return times
