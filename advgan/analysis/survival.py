@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.metrics import reached
-from advgan.evaluation.statistics import wilson
+from advgan.evaluation.statistics import rate
 
 AFTER = "after "  # a transform: the records of predictions (`advgan.evaluation.verify.predictions_after`)
 
@@ -33,10 +33,10 @@ def _entry(result: Result, name: str) -> dict[str, Any]:
     after = eligible & records["within_8bit"] & _success(records, AFTER + name, row["y_target"])
     clean = eligible & _success(records, f"clean {AFTER}{name}", row["y_target"])
     n, hits, successes = int(eligible.sum()), int(after.sum()), int(before.sum())
-    low, high = wilson(hits, n)
     return {
         **{key: row[key] for key in ("target", "attack", "norm", "eps", "y_target", "seed")},
-        **{"transform": name, "n": n, "asr": hits / n, "asr_low": low, "asr_high": high},
+        **{"transform": name, "n": n},
+        **rate("asr", hits, n),
         "kept": int((before & after).sum()) / successes if successes else None,
         "clean": int(clean.sum()) / n,
     }

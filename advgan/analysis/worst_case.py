@@ -9,7 +9,7 @@ from torch import Tensor
 from advgan.analysis.groups import by_attack, groups
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.metrics import correct, misclassified
-from advgan.evaluation.statistics import wilson
+from advgan.evaluation.statistics import rate
 
 
 def worst_case(results: Iterable[Result]) -> list[dict[str, Any]]:
@@ -27,12 +27,11 @@ def worst_case(results: Iterable[Result]) -> list[dict[str, Any]]:
         n_successful = torch.stack(list(success.values())).sum(0)
         misclassified_by_any = torch.stack([misclassified(result.records) for result in members]).any(0)
         hits, n_attacked = int((n_successful > 0).sum()), int(eligible.sum())
-        low, high = wilson(hits, n_attacked)
         entries.append(
             {
                 **group._asdict(),
                 **{"attacks": list(success), "n": len(eligible), "n_attacked": n_attacked},
-                **{"asr": hits / n_attacked, "asr_low": low, "asr_high": high},
+                **rate("asr", hits, n_attacked),
                 "robust_accuracy": (correct(records) & ~misclassified_by_any).double().mean().item(),
                 "needed": {
                     attack: int((success_of & (n_successful == 1)).sum()) for attack, success_of in success.items()

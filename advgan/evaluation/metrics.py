@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advgan.core.inputs import predicted
 from advgan.core.threat_model import TOLERANCE, Threat
-from advgan.evaluation.statistics import median_interval, wilson
+from advgan.evaluation.statistics import median_interval, rate, wilson
 
 MANY_CLASSES = 100
 
@@ -95,7 +95,6 @@ def attack_metrics(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
     """
     eligible = records["counts"]
     n, hits = int(eligible.sum()), int(records["success"].sum())
-    low, high = wilson(hits, n)
     measured = records["fooled"] if protocol == "minimal-norm" else eligible
     l2 = records["l2"].masked_fill(~measured, torch.inf)[eligible]
 
@@ -107,9 +106,7 @@ def attack_metrics(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
         return _finite(statistic(values)) if len(values) else None
 
     return {
-        "asr": hits / n,
-        "asr_low": low,
-        "asr_high": high,
+        **rate("asr", hits, n),
         "asr_8bit": records["success_8bit"].sum().item() / n,
         "asr_any_norm": records["fooled"].sum().item() / n,
         "robust_accuracy": (correct(records) & ~misclassified(records)).double().mean().item(),

@@ -15,6 +15,12 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def rate(name: str, hits: int, n: int) -> dict[str, Any]:
+    """`hits` of `n` as columns of a row: the rate `name` and its interval, NAME_low and NAME_high; None for n = 0."""
+    values = (hits / n, *wilson(hits, n)) if n else (None,) * 3
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
 def median_interval(values: Any, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of the median (Efron 1979) of `values` (n,), n >= 1.
 

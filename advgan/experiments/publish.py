@@ -26,14 +26,15 @@ from advgan.core.config import ByOrder
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write_dir
 from advgan.core.fraction import eps_text, parse_fraction
-from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat
 from advgan.data import CUSTOM_DATASETS, Split, Stream, load_data, relabel
 from advgan.data.flags import ImageSettings
 from advgan.defenses import parse_classifier
-from advgan.evaluation import evaluate, predict, wilson
+from advgan.evaluation import evaluate, predict
 from advgan.evaluation.compatibility import class_info, own_input, predicted_labels, prepare_model_and_data
+from advgan.evaluation.loading import read_training_json
+from advgan.evaluation.statistics import rate
 from advgan.models.generator import Generator
 from advgan.report.page import with_interval
 
@@ -105,7 +106,8 @@ def main(settings: Settings) -> None:
     weights = folder if settings.classifier else settings.run if spec.needs_weights else spec.path
     target = load_target(spec.name, weights)
     generator = None if settings.classifier else Generator.from_pretrained(folder, allowed_guides=[spec.name])
-    if generator is not None and fingerprint(target) != trained_on(settings.run):
+    trained_on = read_training_json(folder).get("settings", {}).get("target_sha256")
+    if generator is not None and fingerprint(target) != trained_on:
         raise InputError(
             "the generator was trained on another classifier than this target, or its run does not record on which"
         )
@@ -151,17 +153,10 @@ def test_images(name: str, target: Classifier, settings: Settings, *, check: boo
     return data.text(name, "the target"), predicted_labels(test, target)
 
 
-def trained_on(run: Path) -> str | None:
-    """Fingerprint of the classifier that a run's generator was trained on; None where it is not recorded."""
-    training_json = read_sealed(run / "training.json") if (run / "training.json").is_file() else {}
-    return training_json.get("settings", {}).get("target_sha256")
-
-
 def accuracy(name: str, target: Classifier, x: torch.Tensor, y: torch.Tensor) -> list[str]:
     """The lines of a classifier's table."""
     n_correct = int((predict(target, x).argmax(1) == y).sum())
-    low, high = wilson(n_correct, len(y))
-    row = {"accuracy": n_correct / len(y), "accuracy_low": low, "accuracy_high": high}
+    row = rate("accuracy", n_correct, len(y))
     return [f"| {name} | {len(y)} | {with_interval(row, 'accuracy', digits=2)} |"]
 
 
@@ -189,8 +184,7 @@ def success(
             n = sum(row["n_attacked"] for row in rows[1:])
             hits = round(sum(row["asr"] * row["n_attacked"] for row in rows[1:]))
             mean = {key: sum(row[key] * row["n_attacked"] for row in rows[1:]) / n for key in ("l2_mean", "ssim_mean")}
-            low, high = wilson(hits, n)
-            all_classes = {**rows[1], **mean, "asr": hits / n, "asr_low": low, "asr_high": high, "n_attacked": n}
+            all_classes = {**rows[1], **mean, **rate("asr", hits, n), "n_attacked": n}
             lines.append(line(name, all_classes, "each wrong class"))
     return lines
 

@@ -22,9 +22,9 @@ from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import ClassifierSpec, RejectingClassifier
 from advgan.defenses.detection import scores
 from advgan.defenses.flags import ClassifierSettings
-from advgan.evaluation import GridPoint, Result, wilson
+from advgan.evaluation import GridPoint, Result
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, read_training_json
-from advgan.evaluation.statistics import auc, roc
+from advgan.evaluation.statistics import auc, rate, roc
 from advgan.experiments.detection.report import report
 from advgan.experiments.study import SeededStudySettings, Study
 
@@ -78,7 +78,10 @@ def main(settings: Settings) -> None:
         for point, result in zip(points, results, strict=True)
     ]
     summary = study.summary(
-        generators=[generator.describe(source_target(generator, targets)) for generator in trained],
+        generators=[  # of the classifier that it was trained on, if it is among the targets; else of the first
+            generator.describe(next((t for t in targets if generator.source_sha256 in t.fingerprints), targets[0]))
+            for generator in trained
+        ],
         detectors=[
             describe_detector(target, path, clean[target.label])
             for target, path in zip(targets, settings.detector, strict=True)
@@ -87,11 +90,6 @@ def main(settings: Settings) -> None:
         rows=rows,
     )
     study.write_report(report(summary), total=len(rows))
-
-
-def source_target(trained: LoadedGenerator, targets: list[TargetModel]) -> TargetModel:
-    """The classifier that a generator was trained on, if it is among the `targets`; else the first."""
-    return next((target for target in targets if trained.source_sha256 in target.fingerprints), targets[0])
 
 
 def load_rejecting(study: Study, classifier: ClassifierSpec, detectors: Sequence[Path]) -> list[TargetModel]:
@@ -129,14 +127,13 @@ def describe_detector(target: TargetModel, path: Path, clean: Tensor) -> dict[st
         "fpr_wanted": run.get("settings", {}).get("fpr"),
         "fpr_validation": run.get("fpr_validation"),
         "training_seconds": run.get("training_seconds"),
-        **dict(zip(("fpr", "fpr_low", "fpr_high"), rejected_fraction(target, clean), strict=True)),
+        **rejected_fraction("fpr", target, clean),
     }
 
 
-def rejected_fraction(target: TargetModel, values: Tensor) -> tuple[float, float, float]:
-    """The fraction of the scores above the threshold, with the ends of its 95 % interval."""
-    count = int((values > rejecting(target).detector.threshold.cpu()).sum())
-    return count / len(values), *wilson(count, len(values))
+def rejected_fraction(name: str, target: TargetModel, values: Tensor) -> dict[str, Any]:
+    """The fraction of the scores above the threshold, as columns of a row."""
+    return rate(name, int((values > rejecting(target).detector.threshold.cpu()).sum()), len(values))
 
 
 def is_adaptive(point: GridPoint) -> bool:
@@ -159,6 +156,6 @@ def detection_metrics(result: Result, target: TargetModel, clean: Tensor) -> dic
     row |= {"n_fooled": int(fooling.sum()), "fooled": int(fooling.sum()) / int(correct.sum())}
     if row["n_fooled"]:
         values = rejection_scores(target, result.x_adv[fooling])
-        metrics = (*auc(clean, values), *rejected_fraction(target, values), roc(clean, values, RATES))
-        row |= dict(zip(METRICS, metrics, strict=True))
+        row |= zip(METRICS[:3], auc(clean, values), strict=True)
+        row |= rejected_fraction("tpr", target, values) | {"roc": roc(clean, values, RATES)}
     return row

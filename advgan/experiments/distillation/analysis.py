@@ -10,7 +10,7 @@ from advgan.attacks.active_set import CHUNK
 from advgan.attacks.common import frozen_eval
 from advgan.core.weights import device_of
 from advgan.evaluation.evaluate import Result
-from advgan.evaluation.statistics import wilson
+from advgan.evaluation.statistics import rate
 
 SMALL_GRADIENT = 1e-3
 
@@ -37,7 +37,7 @@ def all_targets(results: Sequence[Result], pixels: int, limit: int) -> dict[str,
     n, hits = int(eligible.sum()), int(success.sum())
     nearest = l0.double().masked_fill(~success, min(limit, pixels)).amin(0)[eligible.any(0)] / pixels
     changed = (l0[success].double().mean() / pixels).item() if hits else None
-    return dict(zip(keys, (n, hits / n, *wilson(hits, n), changed, nearest.mean().item()), strict=True))
+    return {"n": n, **rate("asr", hits, n), "changed": changed, "robustness": nearest.mean().item()}
 
 
 def amplitude(model: nn.Module, x: Tensor) -> Tensor:

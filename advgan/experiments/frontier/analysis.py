@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advgan.analysis.worst_case import any_success
 from advgan.evaluation.evaluate import Result
-from advgan.evaluation.statistics import paired_ratio, wilson
+from advgan.evaluation.statistics import paired_ratio, rate, wilson
 
 ComparisonRow = dict[str, Any]
 FRACTIONS = (0.90, 0.95, 0.99)  # of the reference's success
@@ -35,14 +35,13 @@ def compare_success(success: Tensor | None, reference: Tensor | None = None) -> 
     n, fooled, asr with its Wilson interval; ratio of both rates with its paired bootstrap interval; and how many images
     only_here (not the reference) and only_reference fool.
     """
-    keys = ("n", "fooled", *("asr", "asr_low", "asr_high"), *("ratio", "ratio_low", "ratio_high"))
-    row = dict.fromkeys((*keys, "only_here", "only_reference"))
+    ratio = ("ratio", "ratio_low", "ratio_high")
+    row = dict.fromkeys(("n", "fooled", "asr", "asr_low", "asr_high", *ratio, "only_here", "only_reference"))
     if success is None or not len(success):
         return row
-    n, n_success = len(success), int(success.sum())
-    row |= zip(keys[:5], (n, n_success, n_success / n, *wilson(n_success, n)), strict=True)
+    row |= {"n": len(success), "fooled": int(success.sum())} | rate("asr", int(success.sum()), len(success))
     if reference is not None:
-        row |= zip(keys[5:], paired_ratio(success, reference), strict=True)
+        row |= zip(ratio, paired_ratio(success, reference), strict=True)
         row |= {"only_here": int((success & ~reference).sum()), "only_reference": int((reference & ~success).sum())}
     return row
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from advgan.core.fraction import eps_text
 from advgan.core.threat_model import toward_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
-from advgan.evaluation.statistics import wilson
+from advgan.evaluation.statistics import rate, wilson
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.curves import curves
 from advgan.report.figures.plot_groups import safe
@@ -36,18 +36,13 @@ CAPTION = (
 
 def unattacked(row: ResultRow) -> dict[str, Any]:
     """The row of the same attack at eps 0, where the ball holds nothing but the image itself."""
-    n = row["n_attacked"]
-    rate = dict(zip(("asr", "asr_low", "asr_high"), (0.0, *wilson(0, n)) if n else (None,) * 3, strict=True))
-    sizes = dict.fromkeys(("l0_mean", "l2_mean", "linf_mean", "linf_max"), 0.0)
     clean_metrics = {
-        "eps": 0.0,
-        "robust_accuracy": row["clean_accuracy"],
-        "ssim_mean": 1.0,
-        "violations": [],
-        "status": "ok",
+        **dict.fromkeys(("eps", "l0_mean", "l2_mean", "linf_mean", "linf_max"), 0.0),
+        **{"robust_accuracy": row["clean_accuracy"], "ssim_mean": 1.0, "violations": [], "status": "ok"},
+        **rate("asr", 0, row["n_attacked"]),
+        **({} if row["clean_rejected"] is None else {"rejected": 0.0}),  # rejected images are not eligible
     }
-    clean_metrics |= {} if row["clean_rejected"] is None else {"rejected": 0.0}  # rejected images are not eligible
-    return dict.fromkeys(ROW_KEYS) | {key: row[key] for key in CLEAN_COLUMNS} | clean_metrics | sizes | rate
+    return dict.fromkeys(ROW_KEYS) | {key: row[key] for key in CLEAN_COLUMNS} | clean_metrics
 
 
 def report(comparison: Comparison) -> StudyReport:

@@ -30,7 +30,7 @@ from advgan.core.errors import InputError, note
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import parse_classifiers
-from advgan.evaluation import GridPoint, Result, ResultCache, wilson
+from advgan.evaluation import GridPoint, Result, ResultCache
 from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import (
     LoadedGenerator,
@@ -41,6 +41,7 @@ from advgan.evaluation.loading import (
 )
 from advgan.evaluation.metrics import clean_records, correct
 from advgan.evaluation.runner import time_columns, time_ratios
+from advgan.evaluation.statistics import rate
 from advgan.experiments.study import ClassifiersSettings, SeededStudySettings, Study
 from advgan.experiments.trainings import parse_commands
 from advgan.experiments.transfer.report import report
@@ -281,7 +282,7 @@ def jointly_correct(cache: ResultCache, records: dict[str, Any], source: TargetM
     clean = cache.clean(source)
     joint = records["counts"] & correct(clean_records(clean.logits, records["label"], None, clean.accepted))
     n, hits = int(joint.sum()), int((records["success"] & joint).sum())
-    return dict(zip(BOTH_COLUMNS, (n, hits / n, *wilson(hits, n)) if n else (0, None, None, None), strict=True))
+    return {"n_both": n} | rate("asr_both", hits, n)
 
 
 def parse_source_attack(text: str) -> AttackSpec:
