@@ -1,6 +1,6 @@
 """Tables and plot of success against time: which attack is the strongest at each time budget."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,7 +11,7 @@ from advgan.report.comparison import Plot
 from advgan.report.figures import style
 from advgan.report.figures.plot_groups import safe
 from advgan.report.page import ResultRow, Summary, Table
-from advgan.report.study import Scalar, StudyReport, eps_scalars
+from advgan.report.study import StudyReport, eps_scalars
 
 COLUMNS = (
     *("target", "norm", "eps", "attack", "ours", "time", "time_low", "time_high", "asr", "asr_low", "asr_high", "n"),
@@ -37,27 +37,28 @@ CAPTION = (
 LEAD, BEHIND = "#009E73", "#D55E00"
 
 
-def report(summaries: Sequence[Summary]) -> StudyReport:
-    """frontier.json, .md, .csv and a plot for each eps; `summaries` of one classifier, one for each eps."""
-    first, rows = summaries[0], flat_rows(summaries)
-    shared = {key: first[key] for key in ("environment", "targets", "generators")}
-    frontiers = [{k: v for k, v in summary.items() if k not in shared} for summary in summaries]
+def report(summary: Summary) -> StudyReport:
+    """frontier.json, .md, .csv and a plot for each eps: for each the best attacks by budget, then all by time.
+
+    `summary` has "environment", "targets" (the classifier), "generators" and "frontiers", of `measure_frontier`.
+    """
+    frontiers = [{**frontier, "targets": summary["targets"]} for frontier in summary["frontiers"]]
+    rows = [
+        {"target": summary["targets"][0]["label"], "norm": frontier["norm"], "eps": frontier["eps"], **row}
+        for frontier in frontiers
+        for row in frontier["rows"]
+    ]
     return StudyReport(
         name="frontier",
-        title=f"Success against time on {first['targets'][0]['label']}",
-        summary={**shared, "frontiers": frontiers},
+        title=f"Success against time on {summary['targets'][0]['label']}",
+        summary=summary,
         rows=rows,
-        tables=tables(summaries),
-        figures=budget_plots(summaries),
+        tables=[table for frontier in frontiers for table in (budget_table(frontier), attack_table(frontier))],
+        figures={f"frontier-eps-{safe(eps_text(part['eps']))}.png": frontier_plot(part) for part in frontiers},
         columns=COLUMNS,
         csv_rows=rows,
-        scalars=list(budget_scalars(rows)),
+        scalars=list(eps_scalars(rows, {"asr": "asr", "time over FGSM": "time"})),
     )
-
-
-def tables(summaries: Sequence[Summary]) -> list[Table]:
-    """For each summary the best attacks by budget, then all attacks by time."""
-    return [table for summary in summaries for table in (budget_table(summary), attack_table(summary))]
 
 
 def budget_table(summary: Summary) -> Table:
@@ -89,24 +90,6 @@ def attack_table(summary: Summary) -> Table:
 
 def _title(summary: Summary) -> str:
     return f"{summary['targets'][0]['label']}, {summary['norm']} eps {eps_text(summary['eps'])}"
-
-
-def flat_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
-    """The attacks of all summaries, each with classifier and ball."""
-    return [
-        {"target": summary["targets"][0]["label"], "norm": summary["norm"], "eps": summary["eps"], **row}
-        for summary in summaries
-        for row in summary["rows"]
-    ]
-
-
-def budget_plots(summaries: Sequence[Summary]) -> dict[str, Plot]:
-    """File name -> plot, one for each eps."""
-    return {f"frontier-eps-{safe(eps_text(summary['eps']))}.png": frontier_plot(summary) for summary in summaries}
-
-
-def budget_scalars(rows: Sequence[Mapping[str, Any]]) -> Iterator[Scalar]:
-    return eps_scalars(rows, {"asr": "asr", "time over FGSM": "time"})
 
 
 def frontier_plot(summary: Summary) -> Plot:

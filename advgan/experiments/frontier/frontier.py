@@ -16,6 +16,7 @@ from advgan.attacks.common import frozen_eval
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.core.errors import InputError, note
 from advgan.core.fraction import eps_text
+from advgan.core.inputs import as_images, as_labels
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import Norm, Threat
 from advgan.core.weights import device_of
@@ -24,13 +25,12 @@ from advgan.evaluation import GridPoint
 from advgan.evaluation.runner import time_columns, time_ratios
 from advgan.experiments.comparison.compare import (
     Attack,
-    checked_images,
     checked_target,
     compare,
     label_attacks,
     resolved,
 )
-from advgan.experiments.frontier.budget_report import report, tables
+from advgan.experiments.frontier.budget_report import attack_table, budget_table, report
 from advgan.models.generator import Generator
 from advgan.report.progress import StartResult, result_progress
 from advgan.report.results import Results
@@ -74,11 +74,13 @@ class FrontierResults(Results):
         return self.summary["lead"]
 
     def _tables(self) -> list[RenderableType]:
-        return [table.rich() for table in tables([self.summary])]
+        return [table(self.summary).rich() for table in (budget_table, attack_table)]
 
     def _write(self, folder: Path) -> None:
         """frontier.json, .md, .csv, the plot and logs/ for TensorBoard."""
-        report([self.summary]).write(folder)
+        shared = {key: self.summary[key] for key in ("environment", "targets", "generators")}
+        frontier = {key: value for key, value in self.summary.items() if key not in shared}
+        report({**shared, "frontiers": [frontier]}).write(folder)
 
 
 def frontier(
@@ -121,7 +123,8 @@ def frontier(
     """
     repeats = check_int("repeats", repeats, 1, sys.maxsize)
     threat, ours = Threat(norm, eps), expand_entries(label_attacks(entries), eps)
-    x, y = checked_images(x, y)
+    x = as_images(x)
+    y = as_labels(y, len(x))
     checked, classes = checked_target(model, x, y, name)
     names = baselines_for(baselines, classes)
     if both := [label for label in ours if label in names]:
@@ -182,7 +185,12 @@ def measure_frontier(
     reference = make_attack(REFERENCE, model, threat)
     progress = start_result(f"time, eps {eps_text(threat.eps)}", (repeats + 1) * len(attacks))
     ratios = time_ratios(attacks, reference, x, y, batch_size=batch_size, repeats=repeats, progress=progress)
-    rows = [frontier_row(row, ratios.get(row["attack"]), row["attack"] in ours) for row in results]
+    keys = ("attack", "asr", "asr_low", "asr_high", "status")
+    rows: list[dict[str, Any]] = [
+        {**{key: row[key] for key in keys}, "n": row["n_attacked"], "ours": row["attack"] in ours}
+        | time_columns(ratios.get(row["attack"]))
+        for row in results
+    ]
     parts = segments([row for row in rows if row["time"] is not None])
     return {
         **{"norm": threat.norm, "eps": threat.eps, "batch_size": batch_size, "repeats": repeats},
@@ -223,10 +231,3 @@ def _variant(generator: Generator, eps: float, settings: Mapping[str, Any]) -> C
         return advgan(model, x, y, eps=eps, norm=generator.threat.norm, generator=generator, **settings)
 
     return attack
-
-
-def frontier_row(result: Mapping[str, Any], ratios: Sequence[float] | None, ours: bool) -> dict[str, Any]:
-    """A row of `FrontierResults`, from one of `compare` and the times over FGSM's; None: not timed."""
-    row = {key: result[key] for key in ("attack", "asr", "asr_low", "asr_high", "status")}
-    row["n"] = result["n_attacked"]
-    return row | {"ours": ours} | time_columns(ratios)

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from matplotlib.axes import Axes
 
 from advgan.core.fraction import eps_text
+from advgan.experiments.frontier import budget_report
 from advgan.experiments.frontier.analysis import BASELINES, METHODS
-from advgan.experiments.frontier.budget_report import budget_plots, budget_scalars, flat_rows
-from advgan.experiments.frontier.budget_report import tables as budget_tables
 from advgan.report import cells
 from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
@@ -78,28 +78,26 @@ def report(summary: Summary) -> StudyReport:
     `summary` has "environment", "targets", "generators", "rows" (as in results.json), and lists: "frontiers", "table",
     "curves", "reach", "findings", "targeted" and "diversity".
     """
-    target, lines = summary["targets"][0], findings(summary)
-    frontiers = [{**frontier, "targets": summary["targets"]} for frontier in summary["frontiers"]]
+    budgets, lines = budget_report.report(summary), findings(summary)
     generators = [
         f"- {in_markdown(entry['name'])}: generator {code(entry['path'])} of {entry['parameters']} parameters, "
         f"{entry['norm']} eps {eps_text(entry['eps'])} (sha256 {entry['sha256'][:12]})" + _cost(entry)
         for entry in summary["generators"]
     ]
     choices = ["The choices that the curves show:", "", *_choices(summary["curves"]), ""]
-    return StudyReport(
-        name="frontier",
-        title=f"Success against time on {target['label']} ({target['dataset']})",
-        summary=summary,
+    return replace(
+        budgets,
+        title=f"{budgets.title} ({summary['targets'][0]['dataset']})",
         rows=summary["rows"],
-        tables=[*budget_tables(frontiers), *tables(summary)],
-        figures=budget_plots(frontiers) | draw(summary),
+        tables=[*budgets.tables, *tables(summary)],
+        figures={**budgets.figures, **draw(summary)},
         folders=["warm-start"],
         columns=COLUMNS,
         csv_rows=[
-            *(row | {"part": "frontier"} for row in flat_rows(frontiers)),
+            *({**row, "part": "frontier"} for row in budgets.csv_rows),
             *({**row, "part": part} for part in ("table", "curves", "targeted") for row in summary[part]),
         ],
-        scalars=[*budget_scalars(flat_rows(frontiers)), *_scalars(summary)],
+        scalars=[*budgets.scalars, *_scalars(summary)],
         intro=[*generators, "", *(f"- {line}" for line in lines)],
         notes=choices if summary["curves"] else [],
         printed_notes=lines,
@@ -165,13 +163,9 @@ def _evaluations(rows: Sequence[ResultRow]) -> Table:
         "eps": _eps,
         "ASR %": cells.percent("level"),
         **{name: cells.number(name, ".1f") for name in (*methods, *BASELINES)},
-        **{header: _percents_of(key) for header, key in ratios.items()},
+        **{header: cells.number(key, ".1%") for header, key in ratios.items()},
     }
     return Table.of("Gradient evaluations to a fraction of PGD-40's success", rows, columns, REACH)
-
-
-def _percents_of(key: str) -> Cell:
-    return lambda row: "–" if row[key] is None else f"{row[key]:.1%}"
 
 
 def findings(summary: Summary) -> list[str]:
