@@ -47,16 +47,11 @@ def mnist_form(grey: np.ndarray) -> tuple[np.ndarray, list[str]]:
     ink = np.where(ink > INK, ink, 0)
     rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
     digit = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    digit = _resized(digit, BOX / max(digit.shape))
-    return _centred(digit), [*steps, "scaled to a box of 20 x 20 pixels", "centre of mass moved to the middle"]
-
-
-def _resized(digit: np.ndarray, scale: float) -> np.ndarray:
-    """The digit at `scale`, its brightest pixel 1."""
-    height, width = (max(1, round(side * scale)) for side in digit.shape)
+    height, width = (max(1, round(side * BOX / max(digit.shape))) for side in digit.shape)
     image = Image.fromarray(digit.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels / pixels.max()
+    digit = np.asarray(image)
+    steps += ["scaled to a box of 20 x 20 pixels", "centre of mass moved to the middle"]
+    return _centred(digit / digit.max()), steps
 
 
 def _centred(digit: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ from advgan.core.threat_model import to_8bit
 
 def panel(pair: Pair, result: AttackedImage, steps: Sequence[str] = ()) -> str:
     """The HTML of `result`, with the `steps` that made the classifier's input. Everything is escaped."""
-    delta, scale = result.x_adv - result.x, perturbation_scale(result)
+    delta = result.x_adv - result.x
+    scale = result.threat.eps if result.threat.norm == "linf" else max(result.norms["linf"], 1e-6)  # shown as white
     measured, other = f"largest change of a pixel {result.norms['linf']:.3g}", f"l2 norm {result.norms['l2']:.3g}"
     if result.threat.norm == "l2":
         measured, other = other, measured
@@ -29,10 +30,3 @@ def panel(pair: Pair, result: AttackedImage, steps: Sequence[str] = ()) -> str:
         target=None if result.y_target is None else pair.classes[result.y_target],
         images=[(*texts, data_uri(pixels)) for *texts, pixels in images],
     )
-
-
-def perturbation_scale(result: AttackedImage) -> float:
-    """The change of a pixel that is shown as white: eps for linf, the largest one for l2."""
-    if result.threat.norm == "linf":
-        return result.threat.eps
-    return max(result.norms["linf"], 1e-6)

@@ -5,14 +5,13 @@ import binascii
 import io
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
 from advgan.app.digits import example_digits
 from advgan.core.errors import InputError, one_line
-from advgan.data.image_file import open_image
+from advgan.data.image_file import as_image, open_image
 
 ASSETS = Path(__file__).with_name("assets")
 TEMPLATES = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined)
@@ -43,8 +42,8 @@ def example_pixels() -> Tensor:
 
 def data_uri(pixels: Tensor) -> str:
     """A uint8 image (1, c, h, w) as PNG in a URI."""
-    image, buffer = np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy()), io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
+    buffer = io.BytesIO()
+    as_image(pixels[0].numpy()).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -60,27 +60,19 @@ def read_recipe(path: Path) -> dict[str, Value]:
         text = read_text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read recipe {path}: {one_line(error)}") from None
+    content: Value = None  # of an empty file
     try:
         events = yaml.parse(text, Loader=yaml.SafeLoader)
-        content = _document(events, path)
+        starts = (event for event in events if isinstance(event, yaml.DocumentStartEvent))
+        if next(starts, None):
+            content = _node(next(events), events, path, 1)
+        if next(starts, None):
+            raise InputError(f"recipe {path} must be one mapping of settings, got several documents")
     except yaml.YAMLError as error:
         raise InputError(f"recipe {path} is not YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
         kind = "nothing" if content is None else "a list" if isinstance(content, list) else "a single value"
         raise InputError(f"recipe {path} must be a mapping of settings, got {kind}")
-    return content
-
-
-def _document(events: Iterator[Any], path: Path) -> Value:
-    """The one document of a stream of events; None for an empty file."""
-    content: Value = None
-    documents = 0
-    for event in events:
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                raise InputError(f"recipe {path} must be one mapping of settings, got several documents")
-            content = _node(next(events), events, path, 1)
     return content
 
 

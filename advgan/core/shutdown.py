@@ -35,7 +35,7 @@ def exit_on_signals() -> None:
 
     An exception instead would be caught by some imports, or break them.
     """
-    handle_signals(_exit_at_once)
+    handle_signals(lambda number, frame: os._exit(exit_code(number)))
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
@@ -81,10 +81,6 @@ def exiting_on_signals() -> Iterator[None]:
             _watchdog = None
         if _first is not None:
             raise SystemExit(exit_code(_first[0])) from None
-
-
-def _exit_at_once(number: int, frame: FrameType | None) -> None:
-    os._exit(exit_code(number))
 
 
 def _raise_exit(number: int, frame: FrameType | None) -> None:

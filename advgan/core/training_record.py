@@ -32,10 +32,10 @@ def unfinished(checkpoint: Path) -> str | None:
     The run's newest training state decides, because it is written last; without one its training.json.
     """
     folder = checkpoint.resolve()
-    run, record = folder.parent, _read(folder / "training.json")
+    run, record = folder.parent, read_or_nothing(folder / "training.json")
     artefact = STATE_OF.get(folder.name)
     if artefact is not None and not record:
-        of_run = _read(run / "training.json")
+        of_run = read_or_nothing(run / "training.json")
         # A classifier may be beside another run's generator, unless both are a substitute's.
         record = of_run if artefact == "generator" or "substitute" in of_run else {}
     states = run / "state" / (artefact or "none")
@@ -43,7 +43,7 @@ def unfinished(checkpoint: Path) -> str | None:
         states = run / "state" / "generator"
     if states.is_dir():
         newest = newest_state(states)
-        progress = {} if newest is None else _read(newest / PROGRESS)
+        progress = {} if newest is None else read_or_nothing(newest / PROGRESS)
         step, steps = progress.get("step"), progress.get("steps")
         if isinstance(step, int) and isinstance(steps, int):
             return f"step {step} of {steps}" if step < steps else None
@@ -76,7 +76,7 @@ def warn_unfinished(checkpoint: Path) -> None:
 def trained_with(run: Path) -> str:
     """End of a message about the classifier of a generator's run: "; its generator was trained with --target NAME
     --target-weights PATH", or "" for a run of Python, which records no flags, and for anything else."""
-    settings = _read(run / "training.json").get("settings")
+    settings = read_or_nothing(run / "training.json").get("settings")
     if not isinstance(settings, Mapping) or not {"target", "target_weights"} <= settings.keys():
         return ""
     weights = settings["target_weights"]
@@ -84,7 +84,8 @@ def trained_with(run: Path) -> str:
     return f"; its generator was trained with --target {settings['target']}{with_weights}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_or_nothing(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`; {} where it cannot be read."""
     try:
         return read_object(path, finite=False)
     except InputError:

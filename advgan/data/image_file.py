@@ -145,6 +145,11 @@ def as_array(image: Image.Image) -> np.ndarray:
     return pixels[None] if image.mode == "L" else pixels.transpose(2, 0, 1)
 
 
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """The image of uint8 pixels `(c, h, w)`, c 1 or 3."""
+    return Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+
+
 def name_of(source: ImageSource) -> str:
     return source if isinstance(source, str) else source.name
 

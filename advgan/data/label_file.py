@@ -56,7 +56,9 @@ def read_table(path: Path, image_column: str | None = None, label_column: str | 
         table = _read_lines(path, [line.strip() for line in lines if line.strip()])
     else:
         table = _read_csv(path, lines, image_column, label_column)
-    table = table._replace(files=_file_names(table.files))
+    windows = not any("/" in name for name in table.files)  # its names have backslashes alone
+    names = [name.replace("\\", "/") if windows else name for name in table.files]
+    table = table._replace(files=[name.removeprefix("./") for name in names])
     if not table.files:
         raise InputError(f"{path} has no rows, expected one for each image")
     if repeated := _repeated(table.files):
@@ -70,12 +72,6 @@ def _read_lines(path: Path, lines: list[str]) -> ImageTable:
     if len(rows) < len(lines):
         return ImageTable(path, lines, None)
     return ImageTable(path, [row[1] for row in rows], _whole_numbers(path, [row[3] for row in rows]))
-
-
-def _file_names(names: list[str]) -> list[str]:
-    """Names of files without "./"; with slashes where a list of Windows has backslashes alone."""
-    windows = not any("/" in name for name in names)
-    return [(name.replace("\\", "/") if windows else name).removeprefix("./") for name in names]
 
 
 def _read_csv(path: Path, lines: list[str], image_column: str | None, label_column: str | None) -> ImageTable:

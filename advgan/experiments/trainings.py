@@ -19,6 +19,7 @@ from advgan.core.files import atomic_write
 from advgan.core.json_files import read_sealed
 from advgan.core.program import program_module
 from advgan.core.shutdown import stopped_by_signal
+from advgan.core.training_record import read_or_nothing
 
 ROOT = Path(__file__).resolve().parents[2]
 STAMP_FILE = "prepared.json"  # in the output directory of a command: the command, and whether it is finished
@@ -88,15 +89,15 @@ def run_all(commands: Sequence[TrainingCommand], *extra_arguments: object) -> No
                 f"{command.output_dir} has contents that are not of {command.text!r}, expected an empty directory"
             )
     for number, command in enumerate(commands, 1):
-        stamp, stamped = command.output_dir / STAMP_FILE, _read(command.output_dir / STAMP_FILE)
+        stamp, stamped = command.output_dir / STAMP_FILE, read_or_nothing(command.output_dir / STAMP_FILE)
         begun = {"command": command.text, "sha256": command.sha256, "done": False}
         if stamped == begun | {"done": True}:
             print(f"made before  {number} of {len(commands)}: {command.output_dir}", flush=True)
             continue
         same_settings = stamped.get("sha256") == command.sha256
-        flags = (
-            [] if not stamped else ["--resume"] if same_settings and _has_state(command.output_dir) else ["--overwrite"]
-        )
+        states = (command.output_dir / "state").glob("*")
+        has_state = any(training.latest_state(command.output_dir, folder.name) for folder in states)
+        flags = [] if not stamped else ["--resume"] if same_settings and has_state else ["--overwrite"]
         print(f"making       {number} of {len(commands)}: {command.text} {' '.join(flags)}", flush=True)
         command.output_dir.mkdir(parents=True, exist_ok=True)
         atomic_write(stamp, json.dumps(begun, indent=2) + "\n")
@@ -160,17 +161,3 @@ def run_until_signal(command: list[str]) -> int:
                 child.wait()
             time.sleep(0.1)
     return child.returncode
-
-
-def _has_state(output_dir: Path) -> bool:
-    """Whether there is a training state to resume."""
-    states = output_dir / "state"
-    return states.is_dir() and any(training.latest_state(output_dir, folder.name) for folder in states.iterdir())
-
-
-def _read(stamp: Path) -> dict[str, object]:
-    try:
-        stamped = json.loads(stamp.read_text())
-    except (OSError, ValueError):
-        return {}
-    return stamped if isinstance(stamped, dict) else {}

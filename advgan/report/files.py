@@ -42,7 +42,9 @@ def write_report(directory: Path, comparison: Comparison) -> None:
     def write_records(folder: Path) -> None:
         evaluated = [result for result in comparison.results if result.records]
         for name, result in zip(file_names(map(_result_name, evaluated)), evaluated, strict=True):
-            (folder / f"{name}.csv").write_text(csv_text(["id", *result.records], _record_lines(result)))
+            columns = [column.numpy() for column in result.records.values()]
+            lines = ([i, *line] for i, line in enumerate(zip(*columns, strict=True)))  # of the images
+            (folder / f"{name}.csv").write_text(csv_text(["id", *result.records], lines))
 
     (directory / "results.json").unlink(missing_ok=True)  # it must not describe other files
     by_file = {f"{files[name]}.png": plot for name, plot in plots.items()}
@@ -82,12 +84,6 @@ def _result_name(result: Result) -> str:
     row = result.row
     toward = "" if row["y_target"] is None else f"_toward-{row['y_target']}"
     return f"{row['target']}_{row['attack']}_{row['norm']}_{eps_text(row['eps'])}{toward}_seed-{row['seed']}"
-
-
-def _record_lines(result: Result) -> Iterable[Iterable[Any]]:
-    """A line per image of the test set: its index, and its records."""
-    columns = [column.numpy() for column in result.records.values()]
-    return ([i, *line] for i, line in enumerate(zip(*columns, strict=True)))
 
 
 def _row_line(row: Mapping[str, Any]) -> list[Any]:

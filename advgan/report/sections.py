@@ -146,8 +146,11 @@ def _section(rows: list[ResultRow], summary: Summary, without: Collection[str]) 
         ]
         for i, row in enumerate(rows)
     ]
+    attacks = {row["attack"] for row in rows}
     summary_rows = [
-        {"attack": entry["attack"], **_over_seeds(entry)} for entry in _seeds(summary, rows) if len(eps_values) == 1
+        {"attack": entry["attack"], **_over_seeds(entry)}
+        for entry in summary.get("seeds", ())
+        if len(eps_values) == 1 and entry["attack"] in attacks and group_of(entry) == group_of(first)
     ]
     if worst and first["protocol"] == "bounded":
         worst_row = {"ASR % [95 %]": with_interval(worst), "robust %": f"{100 * worst['robust_accuracy']:.1f}"}
@@ -238,12 +241,6 @@ def length(value: float, decimals: int = 2) -> str:
 def at_least_two_digits(value: float) -> str:
     """A positive number as an integer; one below 10 with two significant digits."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def _seeds(summary: Summary, rows: list[ResultRow]) -> list[ResultRow]:
-    attacks = {row["attack"] for row in rows}
-    same = [entry for entry in summary.get("seeds", ()) if group_of(entry) == group_of(rows[0])]
-    return [entry for entry in same if entry["attack"] in attacks]
 
 
 def _over_seeds(entry: ResultRow) -> dict[str, str]:

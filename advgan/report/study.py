@@ -114,7 +114,10 @@ class StudyReport:
             log.add_text("tables", "\n".join(line for table in self.tables for line in table.markdown()))
             if self.notes_tag is not None:
                 log.add_text(self.notes_tag, "\n".join(self.notes))
-        log_scalars(folder, self.scalars)
+        for run, points in groupby(self.scalars, key=lambda scalar: scalar.run):
+            with SummaryWriter(str(folder / run)) as log:
+                for point in points:
+                    log.add_scalar(point.tag, point.value, point.step)
 
 
 def eps_scalars(rows: Iterable[ResultRow], metrics: Mapping[str, str]) -> Iterator[Scalar]:
@@ -136,11 +139,3 @@ def write_figures(figures: Mapping[str, Plot], folder: Path) -> None:
     """A PNG for each figure, by file name."""
     for file, plot in figures.items():
         Image.fromarray(plot.image).save(folder / file, optimize=True)
-
-
-def log_scalars(folder: Path, scalars: Iterable[Scalar]) -> None:
-    """The points in TensorBoard, a folder for each run."""
-    for run, points in groupby(scalars, key=lambda scalar: scalar.run):
-        with SummaryWriter(str(folder / run)) as log:
-            for point in points:
-                log.add_scalar(point.tag, point.value, point.step)

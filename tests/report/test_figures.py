@@ -84,7 +84,8 @@ def test_plot_group_has_one_target_norm_and_seed() -> None:
     assert case.eps == [0.05, 0.15], "the check at 0.5 is no comparison"
     assert list(case.attacks) == ["noise-sign", "fgsm", "pgd:steps=4", "advgan", "deepfool", "deepfool-linf"]
     assert [result.row["seed"] for result in case.attacks["pgd:steps=4"]] == [0, 0]
-    assert [result.row["attack"] for result in case.last("minimal-norm")] == ["deepfool", "deepfool-linf"]
+    minimum_norm = [name for name, runs in case.attacks.items() if runs[-1].row["protocol"] == "minimal-norm"]
+    assert minimum_norm == ["deepfool", "deepfool-linf"]
 
 
 def test_plot_group_of_single_attack() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from advgan.attacks import AttackSpec, make_attack
@@ -23,7 +22,7 @@ from advgan.core.fraction import eps_text
 from advgan.core.inputs import predicted
 from advgan.core.threat_model import TOLERANCE, Threat, check_class, to_8bit
 from advgan.core.weights import device_of
-from advgan.data.image_file import as_array
+from advgan.data.image_file import as_array, as_image
 from advgan.data.model_input import ModelInput
 from advgan.defenses import attack_view, reseed
 from advgan.evaluation.compatibility import gradient_fault_of
@@ -145,7 +144,8 @@ class ImageAttacker:
                 self._carried(photo, delta[i]) if carried[i] else inputs[i].numpy()
                 for i, photo in enumerate(batch.photos)
             ]
-            seen = np.stack([self._input_of(photo) for photo in photos])
+            assert self.model_input is not None, "of photos of another size"
+            seen = np.stack([as_array(self.model_input(as_image(photo))) for photo in photos])
             attacked, after = self._predict(x + delta), self._predict(torch.from_numpy(seen).float() / 255)
         records = []
         for i, photo in enumerate(photos):
@@ -200,11 +200,6 @@ class ImageAttacker:
         assert self.model_input is not None, "of photos of another size"
         eps = self.threat.eps if self._linf and self.threat is not None else None
         return carry_back(torch.from_numpy(photo.pixels.copy()), delta, self.model_input, eps).numpy()
-
-    def _input_of(self, photo: np.ndarray) -> np.ndarray:
-        """The classifier's input (c, h, w) that is made of a photo, as of its file."""
-        assert self.model_input is not None, "of photos of another size"
-        return as_array(self.model_input(Image.fromarray(photo[0] if len(photo) == 1 else photo.transpose(1, 2, 0))))
 
     def _rounded(self, x_adv: Tensor, x: Tensor, pixels: Tensor) -> Tensor:
         """`x_adv` as uint8, in the ball, if any; in strips: float64 of a large image takes much memory."""

@@ -25,6 +25,7 @@ from advgan.core.errors import InputError
 from advgan.core.files import atomic_write, sha256_of
 from advgan.core.json_files import parse_object
 from advgan.core.terminal import utf8
+from advgan.data.image_file import as_image
 
 ManifestRow = dict[str, Any]  # an image in the manifest
 KEY = "advgan"  # key of the PNG text chunk with the record
@@ -133,10 +134,9 @@ def write_png(path: Path, pixels: np.ndarray, record: dict[str, Any], icc_profil
     """
     text, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
     text.add_text(KEY, json.dumps(record))
-    image = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
     profile = icc_profile if icc_profile[16:20] == (b"GRAY" if len(pixels) == 1 else b"RGB ") else None  # ICC.1, 7.2
     # For noise, level 6 saves 6 % in three times the time.
-    image.save(buffer, "PNG", pnginfo=text, compress_level=1, icc_profile=profile)
+    as_image(pixels).save(buffer, "PNG", pnginfo=text, compress_level=1, icc_profile=profile)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()

@@ -138,7 +138,8 @@ def compare(
     if not isinstance(name, str):
         raise InputError(f"name must be a text, got {name!r:.60}")
     seed, y_target, threat = plain(seed), plain(y_target), Threat(norm, eps, y_target is not None)
-    x, y = checked_images(x, y)
+    x = as_images(x)
+    y = as_labels(y, len(x))
     batch_size = attack_batch_size(batch_size, x.shape[1:])
     target, k = checked_target(model, x, y, name)
     check_class(y_target, k)
@@ -173,12 +174,6 @@ def compare(
     return CompareResults(Comparison(report, results, x[:SHOWN], y[:SHOWN], names))
 
 
-def checked_images(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    """Images and labels as `as_images` and `as_labels`. Raises InputError for others than `compare` takes."""
-    images = as_images(x)
-    return images, as_labels(y, len(images))
-
-
 def checked_target(model: Any, x: Tensor, y: Tensor, name: str) -> tuple[TargetModel, int]:
     """The model as `check_target` returns it, and its number of classes. Raises InputError as `check_accuracy`, too."""
     model = as_module(model)
@@ -210,7 +205,9 @@ def _result(
             batch_size=cache.batch_size, keep=cache.keep, clean=cache.clean(target), transforms=cache.transforms,
             progress=progress,
         )  # fmt: skip
-        result.row["access"] = _access(result.row)
+        row = result.row  # the access that the counted model calls show
+        by_calls = "gradients" if row["backwards_per_image"] else "scores" if row["forwards_per_image"] else "nothing"
+        row["access"] = by_calls if row["status"] == "ok" else "gradients"
     result.row["attack"] = label
     return result
 
@@ -299,13 +296,6 @@ def _class_names(classes: Sequence[str] | Mapping[int, str] | None, num_classes:
         except KeyError as error:
             raise InputError(f"classes must have names of 0 to {num_classes - 1}, got none of {error}") from None
     return tuple(map(str, names))
-
-
-def _access(row: Mapping[str, Any]) -> str:
-    """The attacker's access that the counted model calls of a function show."""
-    if row["status"] != "ok" or row["backwards_per_image"]:
-        return "gradients"
-    return "scores" if row["forwards_per_image"] else "nothing"
 
 
 def label_attacks(attacks: Attack | Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:

@@ -12,7 +12,6 @@ are kept in OUTPUT_DIR/cells: the same command resumes. Several processes
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import advgan.training as training
 from advgan.analysis import summary
@@ -72,13 +71,8 @@ class Settings(ClassifiersSettings, StudySettings):
     """Seeds of random attacks, each of which is run once for each seed"""
 
 
-class PlannedAttack(NamedTuple):
-    """An attack of every classifier: `source` is the classifier on which its images are made (None: that one)."""
-
-    spec: AttackSpec
-    threat: Threat
-    seed: int
-    source: TargetModel | None = None
+# An attack of every classifier, its seed, and the classifier on which its images are made (None: that one).
+PlannedAttack = tuple[AttackSpec, Threat, int, TargetModel | None]
 
 
 def main(settings: Settings) -> None:
@@ -113,14 +107,14 @@ def main(settings: Settings) -> None:
     points = [
         point
         for target, trained in zip(targets, generators, strict=True)
-        for attack in attacks
-        for point in grid_points(attack, target, trained, y_target)
+        for spec, threat, seed, source in attacks
+        for point in by_generator(GridPoint(spec, target, threat, y_target, seed, source=source), trained)
     ]
     results = study.run(points)
     if study.is_main:
         several = any(len(target_generators) > 1 for target_generators in generators)
         descriptions = [
-            trained.describe(target) | ({"attack": several_label("advgan", trained)} if several else {})
+            trained.describe(target) | ({"attack": f"advgan ({trained.name})"} if several else {})
             for target, target_generators in zip(targets, generators, strict=True)
             for trained in target_generators
         ]
@@ -151,24 +145,14 @@ def load_by_target(study: Study, settings: Settings, targets: int) -> list[list[
     return [[trained] for trained in loaded] if n > 1 and len(loaded) > 1 else [loaded] * targets
 
 
-def several_label(attack: str, trained: LoadedGenerator) -> str:
-    """The name of an attack by one of several generators in the results."""
-    return f"{attack} ({trained.name})"
-
-
-def grid_points(
-    attack: PlannedAttack, target: TargetModel, generators: Sequence[LoadedGenerator], y_target: int | None
-) -> list[GridPoint]:
+def by_generator(point: GridPoint, generators: Sequence[LoadedGenerator]) -> list[GridPoint]:
     """An attack on one classifier: attack advgan by each generator that was made for the threat."""
-    spec, threat = attack.spec, attack.threat
-    base = GridPoint(spec, target, threat, y_target, attack.seed, source=attack.source)
-    if spec.name != "advgan":
-        return [base]
-    supported = [trained for trained in generators if trained.generator.supports(threat, y_target)]
-    several = len(generators) > 1
+    if point.spec.name != "advgan":
+        return [point]
     return [
-        replace(base, generator=trained, label=several_label(spec.label, trained) if several else None)
-        for trained in supported
+        replace(point, generator=trained, label=f"{point.spec.label} ({trained.name})" if generators[1:] else None)
+        for trained in generators
+        if trained.generator.supports(point.threat, point.y_target)
     ]
 
 
@@ -200,9 +184,9 @@ def plan(
     for threat in threats:
         for spec in map(parse_attack, labels):
             seeds = list(dict.fromkeys(settings.seeds)) if spec.attack.random else settings.seeds[:1]
-            planned += [PlannedAttack(spec, threat, seed) for seed in seeds]
+            planned += [(spec, threat, seed, None) for seed in seeds]
         if surrogate is not None:
-            planned.append(PlannedAttack(parse_attack("mifgsm"), threat, settings.seeds[0], surrogate))
+            planned.append((parse_attack("mifgsm"), threat, settings.seeds[0], surrogate))
     if checks and (large_ball := Threat("linf", 0.5, threats[0].targeted)) not in threats:
-        planned.append(PlannedAttack(parse_attack("pgd:steps=40"), large_ball, settings.seeds[0]))
+        planned.append((parse_attack("pgd:steps=40"), large_ball, settings.seeds[0], None))
     return planned

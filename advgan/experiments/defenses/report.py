@@ -60,7 +60,12 @@ def report(summary: Summary) -> StudyReport:
     relative_time, training_seconds, worst_case, masking, violated; and "rows" as in results.json with their "column",
     and "same_as", the column that they repeat.
     """
-    figures = {"asr.png": asr(summary), "robust.png": robust(summary)}
+    columns = [*summary["columns"], WORST]
+    n = len(columns)
+    figures = {
+        "asr.png": _map(summary, columns, {n - 1}, "asr", "Attack success by defense", ASR),
+        "robust.png": _map(summary, [CLEAN, *columns], {1, n}, "robust_accuracy", "Accuracy by defense", ROBUST),
+    }
     failed = [row for row in summary["rows"] if not row["same_as"]]
     verdict_lines = [f"- **{entry['verdict']}**: {in_markdown(entry['text'])}" for entry in verdicts(summary)]
     title = f"Defenses under attack ({summary['targets'][0]['dataset']})"
@@ -188,18 +193,6 @@ def _scalars(summary: Summary) -> Iterator[Scalar]:
             for key in ("asr", "robust_accuracy"):
                 if row is not None and row[key] is not None:
                     yield Scalar(run, f"{key}/{tag}", row[key])
-
-
-def asr(summary: Summary) -> Plot:
-    """The heat map of success."""
-    columns = [*summary["columns"], WORST]
-    return _map(summary, columns, {len(columns) - 1}, "asr", "Attack success by defense", ASR)
-
-
-def robust(summary: Summary) -> Plot:
-    """The heat map of accuracy."""
-    columns = [CLEAN, *summary["columns"], WORST]
-    return _map(summary, columns, {1, len(columns) - 1}, "robust_accuracy", "Accuracy by defense", ROBUST)
 
 
 def matrix_rows(summary: Summary) -> dict[tuple[str, str], ResultRow]:

@@ -28,7 +28,8 @@ def cumulative(comparison: Comparison) -> dict[str, Plot]:
     results_by_name: dict[str, tuple[PlotGroup, dict[str, Result]]] = {}
     for group in plot_groups(comparison):  # a result is the same under each norm, but not each norm has all attacks
         _, results = results_by_name.setdefault(f"norms/{group.subject} minimum-norm", (group, {}))
-        results.update({result.row["attack"]: result for result in group.last("minimal-norm")})
+        last = {attack: runs[-1] for attack, runs in group.attacks.items()}  # those at its other eps are alike
+        results |= {attack: result for attack, result in last.items() if result.row["protocol"] == "minimal-norm"}
     return {
         name: _cumulative(group, [*results.values()], style)
         for name, (group, results) in results_by_name.items()
@@ -70,7 +71,7 @@ def _histograms(group: PlotGroup, style: dict[str, Style]) -> Plot:
     figure = new_figure(10, 1.3 + 0.75 * len(results))
     panels = figure.subplots(len(results), 2, squeeze=False, sharex="col")
     for column, norm in enumerate(NORMS):
-        largest = max(_sizes(result, norm).max(initial=0.0) for result in results)
+        largest = max(_sizes(result, norm)[0].max(initial=0.0) for result in results)
         bins = np.linspace(0, 1.02 * max(largest, 1e-6), 61).tolist()
         for result, axes in zip(results, panels[:, column], strict=True):
             _histogram(axes, result, norm, bins, style[result.row["attack"]].color)
@@ -86,16 +87,16 @@ def _histograms(group: PlotGroup, style: dict[str, Style]) -> Plot:
     return to_plot(figure, title, HISTOGRAM)
 
 
-def _sizes(result: Result, norm: str) -> np.ndarray:
-    """Norms over the eligible images; of a minimum-norm attack over its successes, others stay unchanged."""
+def _sizes(result: Result, norm: str) -> tuple[np.ndarray, np.ndarray]:
+    """Norms over the eligible images, and whether each is a success; of a minimum-norm attack over its successes,
+    others stay unchanged."""
     selected = result.records["counts" if result.row["protocol"] == "bounded" else "fooled"]
-    return result.records[norm][selected].double().numpy()
+    return result.records[norm][selected].double().numpy(), result.records["success"][selected].numpy()
 
 
 def _histogram(axes: Axes, result: Result, norm: str, bins: list[float], color: str) -> None:
     """Successes, and the rest on top of them."""
-    selected = result.records["counts" if result.row["protocol"] == "bounded" else "fooled"]
-    success, sizes = result.records["success"][selected].numpy(), _sizes(result, norm)
+    sizes, success = _sizes(result, norm)
     hits, all_counts = (np.histogram(part, bins)[0] for part in (sizes[success], sizes))
     axes.stairs(hits, bins, fill=True, color=color)
     axes.stairs(all_counts, bins, baseline=hits, fill=True, color=color, alpha=0.3)

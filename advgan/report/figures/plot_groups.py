@@ -59,11 +59,6 @@ class PlotGroup:
         """The results at `eps`, one per attack that has one."""
         return [result for results in self.attacks.values() for result in results if result.row["eps"] == eps]
 
-    def last(self, protocol: str) -> list[Result]:
-        """Of each attack of a protocol, the result at its largest eps; those of a minimum-norm attack are all alike."""
-        results = [results[-1] for results in self.attacks.values()]
-        return [result for result in results if result.row["protocol"] == protocol]
-
     def smallest(self, distance: Callable[[Result], Tensor]) -> Tensor:
         """(n,) the smallest `distance` of any attack: of `adversarial_distance` the empirical best attack of
         AttackBench (Cina et al. 2025), image by image."""
