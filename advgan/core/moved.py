@@ -10,6 +10,7 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 
 MOVED = {
+    "advgan.bridges.base": "advgan.bridges.foreign",
     "advgan.data.augment": "advgan.data.batches",
     "advgan.data.digits": "advgan.data.vision",
     "advgan.defenses.rejection": "advgan.defenses.detection",
