@@ -38,8 +38,8 @@ def carry_back(photo: Tensor, delta: Tensor, model_input: ModelInput, eps: float
             f"{tuple(photo.shape)} and {tuple(delta.shape)}"
         )
     weights = model_input.weights(*photo.shape[1:])
-    spans = [_span(side) for side in weights]
-    (top, bottom), (left, right) = spans
+    used = [(side > 0).any(0).nonzero() for side in weights]  # the photo's pixels that count
+    (top, bottom), (left, right) = spans = [(int(side[0]), int(side[-1]) + 1) for side in used]
     part = photo[:, top:bottom, left:right]
     rows, columns = (side[:, first:last] for side, (first, last) in zip(weights, spans, strict=True))
     most = 255 if eps is None else min(255, math.floor(255 * eps + 1e-4))  # grey levels
@@ -49,24 +49,17 @@ def carry_back(photo: Tensor, delta: Tensor, model_input: ModelInput, eps: float
     return changed
 
 
-def _span(weights: Tensor) -> tuple[int, int]:
-    """The first of the photo's pixels that count, and the end of them."""
-    used = (weights > 0).any(0).nonzero()
-    return int(used[0]), int(used[-1]) + 1
-
-
 class _Cells:
     """D on a photo that is constant in cells: `sides` of a cell in pixels, `forward` and `adjoint` (h, w, c)."""
 
     def __init__(self, rows: Tensor, columns: Tensor) -> None:
         self.sides = [max(1, side.shape[1] // (CELLS * len(side))) for side in (rows, columns)]
-        pooled = [self._pooled(side, length) for side, length in zip((rows, columns), self.sides, strict=True)]
+        pooled = [  # the sums of the weights in cells of `length` pixels
+            F.pad(side, (0, -side.shape[1] % length)).unflatten(1, (-1, length)).sum(2)
+            for side, length in zip((rows, columns), self.sides, strict=True)
+        ]
         self.lipschitz = math.prod(float(torch.linalg.matrix_norm(side, 2)) ** 2 for side in pooled)
         self.forward, self.adjoint = _separable(*pooled), _separable(*(side.T for side in pooled))
-
-    def _pooled(self, weights: Tensor, length: int) -> Tensor:
-        """The sums of the weights in cells of `length` pixels."""
-        return F.pad(weights, (0, -weights.shape[1] % length)).unflatten(1, (-1, length)).sum(2)
 
     def mean(self, image: Tensor) -> Tensor:
         """The means of an image (c, h, w) in the cells, (h, w, c)."""
