@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from advgan.classifiers.base import ImageShape
+from advgan.classifiers.base import ImageShape, explained
 from advgan.classifiers.external.onnx import open_session
-from advgan.core.errors import InputError, one_line
+from advgan.core.errors import InputError
 from advgan.core.files import replacing
 from advgan.core.optional import require_package
 
@@ -50,14 +50,12 @@ def export_classifier(model: nn.Module, image_shape: ImageShape, path: Path) -> 
     traced = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     x = torch.rand(5, *image_shape, generator=torch.Generator().manual_seed(0))
     names: Any = {"input_names": ["x"], "output_names": ["logits"]}
-    try:
+    with explained("the classifier cannot be exported to ONNX: "):
         with redirect_stdout(io.StringIO()), without_stack_traces():  # the tracer prints the graph of a failure
             program: Any = torch.onnx.export(
                 traced, (x[:3],), dynamo=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), verbose=False, **names
             )
         content: bytes = program.model_proto.SerializeToString()
-    except Exception as error:  # of anybody's code, and of the tracer
-        raise InputError(f"the classifier cannot be exported to ONNX: {one_line(error)}") from error
     with replacing(path) as aside:
         aside.write_bytes(content)
         session = open_session(aside)

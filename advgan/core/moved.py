@@ -11,6 +11,7 @@ from types import ModuleType
 
 MOVED = {
     "advgan.bridges.base": "advgan.bridges.foreign",
+    "advgan.classifiers.external.signature": "advgan.classifiers.external.base",
     "advgan.data.augment": "advgan.data.batches",
     "advgan.data.digits": "advgan.data.vision",
     "advgan.defenses.rejection": "advgan.defenses.detection",

@@ -23,9 +23,10 @@ from torch.export import Dim
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from advgan.classifiers import Classifier, fingerprint
+from advgan.classifiers.base import explained
 from advgan.classifiers.export import require_onnx, without_stack_traces
 from advgan.classifiers.external.onnx import open_session
-from advgan.core.errors import InputError, one_line
+from advgan.core.errors import InputError
 from advgan.core.files import check_writable, replacing, sweep
 from advgan.core.threat_model import Threat, squash_to_ball
 from advgan.models.generator import Generator
@@ -203,13 +204,9 @@ def _content(generator: Generator, kind: Format, eps_input: bool) -> bytes:
     write = without_stack_traces()(_onnx_bytes if kind == "onnx" else _pt2_bytes)
     if not generator.custom and (generator.guide is None or isinstance(generator.guide, Classifier)):
         return write(generator, eps_input)
-    try:
+    part = "network" if generator.custom else "guide"
+    with explained(f"the {part} of this generator cannot be exported to {kind}: "):
         return write(generator, eps_input)
-    except InputError:
-        raise
-    except Exception as error:  # of anybody's code, and of the tracer
-        part = "network" if generator.custom else "guide"
-        raise InputError(f"the {part} of this generator cannot be exported to {kind}: {one_line(error)}") from error
 
 
 def _onnx_bytes(generator: Generator, eps_input: bool) -> bytes:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from advgan.classifiers.adapters import OutputAdapter, Scripted, classes_of, is_recorded
-from advgan.classifiers.base import MAX_CLASSES, Classifier, ImageShape, check_shape
+from advgan.classifiers.base import MAX_CLASSES, Classifier, ImageShape, check_shape, explained
 from advgan.classifiers.black_box import BlackBox
 from advgan.classifiers.checkpoint import build_configured, fingerprint
 from advgan.classifiers.external import load_external, source_of
 from advgan.classifiers.external.base import ExternalClassifier, wrap_external
 from advgan.classifiers.registry import TARGETS, target_family
-from advgan.core.errors import InputError, listing, one_line
+from advgan.core.errors import InputError, listing
 from advgan.core.json_files import check_int, check_keys
 from advgan.core.weights import mismatch, write_weights
 
@@ -51,12 +51,15 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
         if not mismatch(built, guide.state_dict()):
             built.load_state_dict(guide.state_dict())
             return built.requires_grad_(False).eval().to(_device(guide))
-    try:
-        with torch.no_grad():  # otherwise the weights of a copy of TorchScript are no leaves
-            copied: Any = copy.deepcopy(guide)
-    except Exception as error:  # of anybody's class
-        raise InputError(f"the guide {type(guide).__name__} cannot be copied ({one_line(error)})") from error
-    if others := [name for name, value in copied.state_dict().items() if not _is_dense(value)]:
+    # Without gradients: otherwise the weights of a copy of TorchScript are no leaves.
+    with explained(f"the guide {type(guide).__name__} cannot be copied (", ")"), torch.no_grad():
+        copied: Any = copy.deepcopy(guide)
+    dense = {
+        name
+        for name, value in copied.state_dict().items()
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+    }
+    if others := [name for name in copied.state_dict() if name not in dense]:
         raise InputError(
             f"the guide {type(guide).__name__} has a state that is no dense tensor ({listing(others, 3)}), which no "
             "checkpoint can hold: expected float weights (a quantised model?)"
@@ -69,10 +72,6 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
     check_shape(shape, "image_shape of the guide must be (1 or 3, h, w)")
     copied = Scripted(copied) if is_recorded(copied) else copied
     return wrap_external(copied.eval(), type(guide).__name__, tuple(shape), classes=classes_of(guide))
-
-
-def _is_dense(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
 
 
 def check_guide(guide: Any, *, external: bool = False) -> None:
@@ -110,7 +109,10 @@ def rebuild(config: Mapping[str, Any], weights: Mapping[str, Tensor], given: nn.
     check_guide(config, external=True)
     name, shape = config["name"], tuple(config["image_shape"])
     if given is None and source_of(name) not in REBUILT:
-        raise InputError(f"its guide is not part of the checkpoint: expected {_expected(name)}")
+        expected = f"from_pretrained(..., guide=MODEL), the {name} that it was made with"
+        if source_of(name) == "python_file":
+            expected = f"from_pretrained(..., guide={name!r}), which runs that file, or --guide {name}"
+        raise InputError(f"its guide is not part of the checkpoint: expected {expected}")
     if isinstance(given, nn.Module):
         guide = guide_from(given, shape)
     else:
@@ -140,12 +142,6 @@ def allowed_guide(config: Mapping[str, Any], allowed: Collection[str]) -> str | 
 def _absolute(name: str) -> str:
     path, _, factory = name.rpartition(":")
     return f"{Path(path).resolve()}:{factory}"
-
-
-def _expected(name: str) -> str:
-    if source_of(name) == "python_file":
-        return f"from_pretrained(..., guide={name!r}), which runs that file, or --guide {name}"
-    return f"from_pretrained(..., guide=MODEL), the {name} that it was made with"
 
 
 def _load(spec: str, weights: Mapping[str, Tensor], shape: ImageShape, num_classes: int) -> Any:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from advgan.core.errors import InputError, one_line
+from advgan.classifiers.base import explained
+from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, squash_to_ball
 from advgan.core.weights import device_of
 from advgan.models.networks import logit_features, zero_init
@@ -69,7 +70,18 @@ class UnrolledGradientNetwork(nn.Module):
         scaled = (classifier.get_submodule(name) for name in self.scaled)
         self.films = nn.ModuleList(zero_init(nn.Linear(cond_dim, in_channels(layer))) for layer in scaled)
         self.step_gains = zero_init(nn.Linear(cond_dim, 2))  # of the decay and of the step size
-        self.refine = refinement(channels, width) if width else None
+        # Gradient, perturbation so far, image and its change (n, 4 channels, h, w) -> a correction (n, channels, h, w).
+        self.refine = (
+            nn.Sequential(
+                nn.Conv2d(4 * channels, width, 5, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.ReLU(),
+                zero_init(nn.Conv2d(width, channels, 3, padding=1)),
+            )
+            if width
+            else None
+        )
 
     def init_from(self, classifier: nn.Module) -> None:
         """Set V to the weights of `classifier`: where a training starts."""
@@ -130,17 +142,6 @@ class UnrolledGradientNetwork(nn.Module):
         relative_delta = (x_t - x) / rearrange(eps, "n -> n 1 1 1")
         refined: Tensor = self.refine(torch.cat([gradient, raw, 2 * x - 1, relative_delta], dim=1))
         return raw + refined.float()
-
-
-def refinement(channels: int, width: int) -> nn.Sequential:
-    """Gradient, perturbation so far, image and its change (n, 4 channels, h, w) -> a correction (n, channels, h, w)."""
-    return nn.Sequential(
-        nn.Conv2d(4 * channels, width, 5, padding=2),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, padding=1),
-        nn.ReLU(),
-        zero_init(nn.Conv2d(width, channels, 3, padding=1)),
-    )
 
 
 @dataclass(frozen=True)
@@ -285,33 +286,28 @@ def feedback_paths(classifier: Any) -> list[FeedbackPath]:
     Found by two gradients of grey images. Raises InputError where the classifier has no such layers, no gradient in its
     input, or one that cannot be differentiated in V.
     """
-    plain = {name: layer for name, layer in classifier.named_modules() if is_plain(layer)}
+    plain = {path: layer for path, layer in classifier.named_modules() if is_plain(layer)}
     ran: list[dict[str, Feedback]] = []
-    device = device_of(classifier)
+    device, name = device_of(classifier), getattr(classifier, "name", type(classifier).__name__)
     for n in (2, 3):  # an axis of as many entries both times is the batch
-        weights = {name: layer.weight.detach().requires_grad_() for name, layer in plain.items()}
-        feedbacks = {name: Feedback(layer, weights[name], shapes=[]) for name, layer in plain.items()}
+        weights = {path: layer.weight.detach().requires_grad_() for path, layer in plain.items()}
+        feedbacks = {path: Feedback(layer, weights[path], shapes=[]) for path, layer in plain.items()}
         x = torch.full((n, *classifier.image_shape), 0.5, device=device)
-        try:
-            with differentiable(classifier, x, feedbacks, create_graph=n == 2) as gradient:
-                total = gradient(torch.ones_like(gradient.logits), {}).sum()
-                if total.requires_grad and plain:
-                    torch.autograd.grad(total, list(weights.values()), allow_unused=True)
-        except Exception as error:  # of anybody's code
-            raise InputError(
-                "architecture unrolled needs a guide with a gradient in its input, and "
-                f"{getattr(classifier, 'name', type(classifier).__name__)} has none ({one_line(error)})"
-            ) from error
+        needed = f"architecture unrolled needs a guide with a gradient in its input, and {name} has none ("
+        with explained(needed, ")"), differentiable(classifier, x, feedbacks, create_graph=n == 2) as gradient:
+            total = gradient(torch.ones_like(gradient.logits), {}).sum()
+            if total.requires_grad and plain:
+                torch.autograd.grad(total, list(weights.values()), allow_unused=True)
         if not plain:
             raise InputError(
                 "architecture unrolled learns the backward pass of its guide's nn.Conv2d and nn.Linear layers, and "
-                f"{getattr(classifier, 'name', type(classifier).__name__)} has none: expected an nn.Module with them, "
+                f"{name} has none: expected an nn.Module with them, "
                 "not a function or TorchScript, which hide theirs"
             )
-        ran.append({name: feedback for name, feedback in feedbacks.items() if feedback.shapes})
+        ran.append({path: feedback for path, feedback in feedbacks.items() if feedback.shapes})
     two, three = ran
-    both = [name for name in two if name in three]
-    return [FeedbackPath(name, _batched(two[name], 2) and _batched(three[name], 3)) for name in both]
+    both = [path for path in two if path in three]
+    return [FeedbackPath(path, _batched(two[path], 2) and _batched(three[path], 3)) for path in both]
 
 
 def _batched(feedback: Feedback, n: int) -> bool:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from advgan.classifiers import fingerprint
-from advgan.core.errors import InputError, one_line
+from advgan.classifiers.base import explained
+from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.core.training_record import checkpoint_folder
 from advgan.core.weights import check_trainable
@@ -122,14 +123,9 @@ def check_network_output(net: Generator, image_shape: tuple[int, int, int]) -> N
     """Raise InputError for a network of the caller's without trainable parameters, or that cannot take the images."""
     check_trainable(net.network)
     try:
-        with torch.random.fork_rng(devices=[]):
+        cannot = f"{type(net.network).__name__} cannot take images of shape {image_shape}: "
+        with explained(cannot), torch.random.fork_rng(devices=[]):
             net.eval().perturb(torch.zeros(2, *image_shape))
-    except InputError:
-        raise
-    except Exception as error:  # any network of the caller's
-        raise InputError(
-            f"{type(net.network).__name__} cannot take images of shape {image_shape}: {one_line(error)}"
-        ) from None
     finally:
         net.train()
 

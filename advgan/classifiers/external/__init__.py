@@ -65,14 +65,11 @@ def suggest(name: str, built_in: tuple[str, ...]) -> str:
         return f"; did you mean {name}:FACTORY, a function in it?"
     if name.endswith(".pt2"):
         return "; a .pt2 file: FILE.py:FACTORY, a function that returns torch.export.unflatten(torch.export.load(...))"
-    if name.endswith((".pt", ".ts", ".torchscript")) and os.path.isfile(name):
-        return (
-            "; a file of weights is passed as --target-weights (in Python weights=), beside the name of its classifier"
-            "; TorchScript: FILE.py:FACTORY, a function that returns torch.jit.load(...)"
-        )
     if os.path.isfile(name):  # unlike Path.is_file, no error for a name that is too long
+        script = "; TorchScript: FILE.py:FACTORY, a function that returns torch.jit.load(...)"
         return (
             "; a file of weights is passed as --target-weights (in Python weights=), beside the name of its classifier"
+            f"{script if name.endswith(('.pt', '.ts', '.torchscript')) else ''}"
         )
     if "/" in name:
         return f"; there is no directory {name}"

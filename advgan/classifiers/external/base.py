@@ -101,6 +101,24 @@ class ExternalClassifier(nn.Module):
             return self.model(x)
 
 
+def resolve_shape(name: str, sizes: Sequence[int | None], image_shape: ImageShape | None) -> ImageShape:
+    """The shape of the images of a model that takes `sizes`, None for any: that of the data, or (None) its own. Raises
+    InputError for images that it does not accept, and for its own shape where that is not fixed."""
+    taken = " x ".join("any" if size is None else str(size) for size in sizes)
+    if len(sizes) != 3:
+        raise InputError(f"{name} must take images (n, c, h, w), got an input of {1 + len(sizes)} dimensions")
+    shape = sizes if image_shape is None else image_shape
+    if None in shape:
+        expected = "expected --image-size (in Python image_shape) or a data set"
+        raise InputError(f"{name} takes images of {taken}, no fixed size, {expected}")
+    if any(size not in (None, given) for size, given in zip(sizes, shape, strict=True)):
+        resizable = None not in sizes and sizes[0] == shape[0]
+        hint = f": --image-size {sizes[1]} (in Python image_shape) resizes a folder's" if resizable else ""
+        raise InputError(f"{name} takes images of {taken}, got {' x '.join(map(str, shape))}{hint}")
+    channels, height, width = shape
+    return int(channels or 0), int(height or 0), int(width or 0)
+
+
 def wrap_external(
     model: nn.Module,
     name: str,

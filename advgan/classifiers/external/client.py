@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import re
 import socket
 import threading
 import time
@@ -44,17 +45,22 @@ class RetryableError(Exception):
 
 
 class Client:
-    """Requests to one address, each over a new connection."""
+    """Requests to one address, each over a new connection. Raises InputError for an invalid address."""
 
     def __init__(self, url: str, retry: RetryPolicy) -> None:
         self.url, self.retry, self.earliest = url, retry, 0.0
-        parts = urlsplit(url)
+        expected = f"a target's address must look like http://HOST:PORT/PATH, got {url!r}"
         try:
-            self.host, self.port = parts.hostname or "", parts.port
+            parts = urlsplit(url)
+            named = "@" in parts.netloc
+            self.host, self.port = parts.hostname or "", None if named else parts.port
+            self.host.encode("idna")
         except ValueError as error:
-            raise InputError(
-                f"a target's address must look like http://HOST:PORT/PATH, got {url!r} ({error})"
-            ) from None
+            raise InputError(f"{expected} ({error})") from None
+        if named:  # reports contain the address
+            raise InputError(f"a target's address must hold no user or password, got one for {self.host}")
+        if not self.host or not re.fullmatch(r"[!-~]+", url):
+            raise InputError(expected)
         self.path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self.connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
 
@@ -94,10 +100,6 @@ class Client:
                 raise TimeoutError
             if response.length and len(data) <= limit:
                 raise http.client.IncompleteRead(data, response.length)
-        except UnicodeError as error:  # a host name that cannot be encoded
-            raise InputError(
-                f"a target's address must look like http://HOST:PORT/PATH, got {self.url!r} ({error})"
-            ) from None
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:  # also for a damaged response
             if late.is_set() or isinstance(error, TimeoutError):
                 raise RetryableError(f"no response within {self.retry.timeout:g} s") from None

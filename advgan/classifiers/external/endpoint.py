@@ -19,7 +19,6 @@ import math
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -27,8 +26,8 @@ from torch import Tensor
 
 from advgan.classifiers.base import MAX_CLASSES, MAX_SIDE, ImageShape
 from advgan.classifiers.black_box import BlackBox, OutputKind
+from advgan.classifiers.external.base import resolve_shape
 from advgan.classifiers.external.client import Client, RetryPolicy
-from advgan.classifiers.external.signature import Signature
 from advgan.core.errors import InputError, one_line
 from advgan.core.inputs import is_softmax
 from advgan.core.json_files import parse_value
@@ -43,14 +42,6 @@ def load(name: str, weights: Path | str | None, *, image_shape: ImageShape | Non
     """The classifier at the address `name`, by its description. Raises InputError with the address for a missing or
     invalid response, also to later queries."""
     url, _, settings_text = name.partition("#")
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise InputError(f"a target's address must look like http://HOST:PORT/PATH, got {url!r} ({error})") from None
-    if "@" in parts.netloc:  # reports contain the address
-        raise InputError(f"a target's address must hold no user or password, got one for {parts.hostname}")
-    if not parts.hostname or not re.fullmatch(r"[!-~]+", url):
-        raise InputError(f"a target's address must look like http://HOST:PORT/PATH, got {name!r}")
     if weights is not None:
         raise InputError(f"{url} holds its own weights, expected no others, got {weights}")
     _, settings = parse_spec(
@@ -58,7 +49,7 @@ def load(name: str, weights: Path | str | None, *, image_shape: ImageShape | Non
     )
     client = Client(url, RetryPolicy(**settings))
     description = _parse_description(_json(client.request("GET", limit=DESCRIPTION_BYTES), url), url)
-    shape = Signature(url, 1, None, description["image_shape"]).resolve_shape(image_shape)
+    shape = resolve_shape(url, description["image_shape"], image_shape)
     output, k, as_json = description["answers"], description["num_classes"], description["images"] == "json"
 
     def predict(x: Tensor) -> Tensor:

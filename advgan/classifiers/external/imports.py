@@ -8,8 +8,9 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -158,16 +159,33 @@ def _in_library(path: Path) -> bool:
 _GUARDS: list[Any] = []  # kept alive: their destructors would set the gradient mode later
 
 
+# Reads and sets a switch: torch's, NumPy's, Python's.
+SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    # Not torch.get_default_device(), which fails below two devices in torch < 2.10.
+    (lambda: torch.empty(0).device, lambda device: torch.set_default_device(None if device.type == "cpu" else device)),
+    (
+        lambda: [torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()],
+        lambda modes: torch.use_deterministic_algorithms(modes[0], warn_only=modes[1]),
+    ),
+    *(
+        (partial(getattr, torch.backends.cudnn, key), partial(setattr, torch.backends.cudnn, key))
+        for key in ("enabled", "benchmark", "deterministic", "allow_tf32")
+    ),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    (torch.get_num_threads, torch.set_num_threads),
+    (os.getcwd, os.chdir),
+    (np.geterr, lambda errors: np.seterr(**errors)),
+    (sys.getrecursionlimit, sys.setrecursionlimit),
+)
+
+
 @contextmanager
 def preserve_global_state() -> Iterator[None]:
     """Restore torch's global switches, random number generators and the working folder after the block."""
-    # Not torch.get_default_device(), which fails below two devices in torch < 2.10.
-    dtype, device = torch.get_default_dtype(), torch.empty(0).device
-    deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
-    flags = {key: getattr(cudnn, key) for key in ("enabled", "benchmark", "deterministic", "allow_tf32")}
-    anomaly, threads, folder = torch.is_anomaly_enabled(), torch.get_num_threads(), os.getcwd()
-    grad, errors, limit = torch.is_grad_enabled(), np.geterr(), sys.getrecursionlimit()
+    before = [get() for get, _ in SWITCHES]
     try:
         with preserved_random_states(), torch.inference_mode(False), torch.enable_grad():
             try:
@@ -176,19 +194,9 @@ def preserve_global_state() -> Iterator[None]:
                 if torch.is_inference_mode_enabled():  # entered and not left
                     _GUARDS.extend(guard for guard in gc.get_objects() if type(guard) is torch.inference_mode)
     finally:
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)
-        torch.set_default_device(None if device.type == "cpu" else device)
-        torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
-        for key, value in flags.items():
-            setattr(cudnn, key, value)
-        torch.set_float32_matmul_precision(precision)
-        torch.autograd.set_detect_anomaly(anomaly)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        os.chdir(folder)
-        np.seterr(**errors)
-        sys.setrecursionlimit(limit)
+        for (get, put), value in zip(SWITCHES, before, strict=True):
+            if get() != value:
+                put(value)
 
 
 def attributes_digest(model: torch.nn.Module, modules: dict[str, ModuleType]) -> str:

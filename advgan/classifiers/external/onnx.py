@@ -7,20 +7,23 @@ one is chosen by `model.onnx#output=NAME`. It is a black box: attacks by scores,
 generator run on it, and `train/substitute.py` trains on its outputs.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from advgan.classifiers.adapters import two_logits
-from advgan.classifiers.base import ImageShape
+from advgan.classifiers.base import ImageShape, explained
 from advgan.classifiers.black_box import BlackBox
 from advgan.classifiers.checks import check_batch_of, check_no_probabilities, in_unit_interval
-from advgan.classifiers.external.signature import Signature, check_alone, sha256
-from advgan.core.errors import InputError, one_line
+from advgan.classifiers.external.base import resolve_shape
+from advgan.core.errors import InputError
+from advgan.core.files import sha256_of
 from advgan.core.inputs import is_softmax
 from advgan.core.optional import require_package
 
@@ -36,23 +39,29 @@ def load(name: str, weights: Path | str | None, *, image_shape: ImageShape | Non
     InputError for a damaged file, for images that it does not accept, and for outputs that are no scores.
     """
     path, _, fragment = name.partition("#")
-    file = check_alone(path, weights)
-    identity = sha256([file, *_data_files(file)])
-    session = open_session(file)
+    if weights is not None:
+        raise InputError(f"{path} holds its own weights, expected no others, got {weights}")
+    if not os.path.isfile(path):
+        raise InputError(f"no model at {path}: expected a file")
+    try:
+        identity = sha256_of(Path(path), *_data_files(Path(path)))
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror or error}") from None
+    session = open_session(Path(path))
     output = _scores_output(session, path, fragment)
-    signature = _signature(session, path)
-    shape = signature.resolve_shape(image_shape)
+    count, *sizes = _input_sizes(session, path)
+    shape = resolve_shape(path, sizes, image_shape)
     input_name, dtype = session.get_inputs()[0].name, DTYPES[session.get_inputs()[0].type]
 
-    def run(x: Tensor) -> Tensor:
-        (scores,) = session.run([output], {input_name: x.cpu().numpy().astype(dtype, copy=False)})
-        return torch.from_numpy(np.asarray(scores, np.float32))
+    def run(x: Tensor) -> np.ndarray:
+        """Scores of images `x`, `count` of them where it is fixed, else at least one: black ones are added."""
+        padded = F.pad(x, (*[0] * 7, max((count or 1) - len(x), 0)))
+        (scores,) = session.run([output], {input_name: padded.cpu().numpy().astype(dtype, copy=False)})
+        return np.asarray(scores, np.float32)[: len(x)]
 
     def scores(x: Tensor) -> Tensor:
-        try:
-            return signature.run(run, x)
-        except Exception as error:  # onnxruntime has no common exception class
-            raise InputError(f"{path} cannot take images of shape {tuple(x.shape[1:])}: {one_line(error)}") from error
+        with explained(f"{path} cannot take images of shape {tuple(x.shape[1:])}: "):
+            return torch.from_numpy(np.concatenate([run(part) for part in x.split(count or max(len(x), 1))]))
 
     to_probabilities, k = _output_conversion(
         scores, torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)), path
@@ -131,19 +140,15 @@ def open_session(file: Path) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # no warnings, nor errors, which are exceptions too
     providers = [name for name in PROVIDERS if name in runtime.get_available_providers()]
-    try:
+    with explained(f"cannot read {file}: truncated, or no ONNX model (", ")"):
         return runtime.InferenceSession(file, options, providers=providers)
-    except Exception as error:  # onnxruntime has no common exception class
-        raise InputError(f"cannot read {file}: truncated, or no ONNX model ({one_line(error)})") from None
 
 
 def _data_files(file: Path) -> list[Path]:
     """Files of external weights of the model in `file`. Raises InputError for one outside of its folder."""
     onnx = require_package("onnx", "onnx")
-    try:
+    with explained(f"cannot read {file}: truncated, or no ONNX model (", ")"):
         model = onnx.load(file, load_external_data=False)
-    except Exception as error:  # protobuf's
-        raise InputError(f"cannot read {file}: truncated, or no ONNX model ({one_line(error)})") from None
     paths = {entry.value for tensor in _tensors(model) for entry in tensor.external_data if entry.key == "location"}
     for path in paths:
         if "\0" in path or not (file.parent / path).resolve().is_relative_to(file.parent.resolve()):
@@ -163,13 +168,12 @@ def _tensors(message: Any) -> Iterator[Any]:
                 yield from _tensors(part)
 
 
-def _signature(session: Any, name: str) -> Signature:
-    """The input of the session. Raises InputError unless it is one float tensor of images."""
+def _input_sizes(session: Any, name: str) -> list[int | None]:
+    """The sizes of the session's input, None for any. Raises InputError unless it is one float tensor of images."""
     inputs = session.get_inputs()
     if len(inputs) != 1:
         names = ", ".join(entry.name for entry in inputs)
         raise InputError(f"{name} must take one input, images (n, c, h, w), got {len(inputs)}: {names}")
     if inputs[0].type not in DTYPES:
         raise InputError(f"{name} takes {inputs[0].type}, expected float images in [0, 1]")
-    count, *sizes = [size if isinstance(size, int) and size > 0 else None for size in inputs[0].shape or [None]]
-    return Signature(name, count or 1, count, tuple(sizes))
+    return [size if isinstance(size, int) and size > 0 else None for size in inputs[0].shape or [None]]

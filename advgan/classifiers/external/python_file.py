@@ -75,7 +75,8 @@ def load(
         return model
     model = Scripted(model) if is_recorded(model) else model
     resize = getattr(model, "resize", None)
-    classes, imported = _class_names(model, name), len(import_folder.modules)
+    named_imagenet = isinstance(getattr(model, "classes", None), str)  # the only text that `_check_model` accepts
+    classes, imported = class_names() if named_imagenet else classes_of(model), len(import_folder.modules)
     classifier = wrap_external(
         model,
         name,
@@ -112,11 +113,6 @@ def _with_imports(predict: Predict, import_folder: ImportFolder) -> Predict:
             return predict(x)
 
     return predict_with_imports
-
-
-def _class_names(model: nn.Module, name: str) -> Sequence[str] | None:
-    """The attribute `classes` of a model, with ImageNet's names for "imagenet"; None without one."""
-    return class_names() if isinstance(getattr(model, "classes", None), str) else classes_of(model)
 
 
 def _check_model(model: nn.Module, name: str) -> None:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from advgan.classifiers.base import ImageShape
+from advgan.classifiers.base import ImageShape, explained
 from advgan.classifiers.external.base import ExternalClassifier, with_weights, wrap_external
 from advgan.core.errors import InputError, did_you_mean, one_line
 from advgan.core.optional import require_package
@@ -25,10 +25,8 @@ def load(
         count = model.num_classes
     else:
         # Built without weights first, for the published number of classes.
-        try:
+        with explained(f"timm cannot build {kind}: "):
             published_classes = timm.create_model(kind, pretrained=False).num_classes
-        except Exception as error:
-            raise InputError(f"timm cannot build {kind}: {one_line(error)}") from error
         counts = [num_classes or published_classes, published_classes]
         model, count = with_weights(lambda n: timm.create_model(kind, num_classes=n), counts, weights, name)
     settings = timm.data.resolve_model_data_config(model)

@@ -4,15 +4,14 @@ WEIGHTS is a name of torchvision's (IMAGENET1K_V2, DEFAULT), with its normalisat
 file of weights these are its normalisation and, where the file has as many classes, the class names.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from advgan.classifiers.base import ImageShape
+from advgan.classifiers.base import ImageShape, explained
 from advgan.classifiers.external.base import ExternalClassifier, with_weights, wrap_external
-from advgan.core.errors import InputError, did_you_mean, one_line
+from advgan.core.errors import InputError, did_you_mean
 
 
 def load(
@@ -25,8 +24,11 @@ def load(
     known = models.list_models(module=models)
     if kind not in known:
         raise InputError(f"torchvision has no classifier {kind!r}{did_you_mean(kind, known)}")
-    published = _published(models.get_model_weights(kind), kind, weights_names)
-    if published is None:
+    enum: Any = models.get_model_weights(kind)
+    if weights_names and (len(weights_names) > 1 or weights_names[0] not in enum.__members__):
+        got = ":".join(weights_names)
+        raise InputError(f"torchvision's {kind} has weights {', '.join(enum.__members__)}, got {got!r}")
+    if not weights_names:
         if weights is None:
             raise InputError(
                 f"{name} needs trained weights: expected those of torchvision, {name}:DEFAULT, or a file of your own "
@@ -35,6 +37,7 @@ def load(
         model, _ = with_weights(lambda n: _build(kind, n), [num_classes or 1000], weights, name)
         return wrap_external(model, name, (3, 224, 224), image_shape)
 
+    published = enum[weights_names[0]]
     preset, names = published.transforms(), published.meta["categories"]
     if weights is None:
         model, count = _downloaded(kind, published, name), len(names)
@@ -46,29 +49,15 @@ def load(
     return wrap_external(model, name, (3, size, size), image_shape, classes=classes, **metadata)
 
 
-def _published(enum: Any, kind: str, names: Sequence[str]) -> Any:
-    """The published weights of that name; None for no name."""
-    if not names:
-        return None
-    if len(names) > 1 or names[0] not in enum.__members__:
-        raise InputError(f"torchvision's {kind} has weights {', '.join(enum.__members__)}, got {':'.join(names)!r}")
-    return enum[names[0]]
-
-
 def _downloaded(kind: str, published: Any, name: str) -> nn.Module:
     """torchvision's published model, downloaded where it is not cached. Raises InputError where that fails."""
     from torchvision import models
 
-    try:
+    advice = "download the file on another machine, then pass it with --target-weights (in Python weights=)"
+    with explained(f"cannot download the weights of {name} from {published.url} (", f"): {advice}"):
         # The builder would unpickle anything.
         published.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        model: nn.Module = models.get_model(kind, weights=published)
-    except Exception as error:  # no connection, no room, a damaged file
-        raise InputError(
-            f"cannot download the weights of {name} from {published.url} ({one_line(error)}): download the file "
-            "on another machine, then pass it with --target-weights (in Python weights=)"
-        ) from error
-    return model
+        return models.get_model(kind, weights=published)
 
 
 def _build(kind: str, num_classes: int, published: Any = None) -> nn.Module:

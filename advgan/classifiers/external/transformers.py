@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from advgan.classifiers.adapters import classes_of
-from advgan.classifiers.base import ImageShape
+from advgan.classifiers.base import ImageShape, explained
 from advgan.classifiers.external.base import ExternalClassifier, with_weights, wrap_external
-from advgan.core.errors import InputError, one_line
+from advgan.core.errors import InputError
 from advgan.core.optional import require_package
 
 
@@ -42,10 +42,8 @@ def load(
 
 def _read(kind: Any, source: str, name: str, **settings: Any) -> Any:
     """An object of class `kind`, from the repository or directory `source`."""
-    try:
+    with explained(f"transformers cannot load {name}: "):  # no connection, no such files, another kind of model
         return kind.from_pretrained(source, trust_remote_code=False, **settings)
-    except Exception as error:  # no connection, no such files, another kind of model
-        raise InputError(f"transformers cannot load {name}: {one_line(error)}") from error
 
 
 def _default_image_shape(config: Any, processor: Any) -> ImageShape:
@@ -67,10 +65,8 @@ def _normalisation(processor: Any, channels: int, name: str) -> tuple[list[float
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (channels, 64, 64), dtype=torch.uint8, generator=rng)
     same = {"do_resize": False, "do_center_crop": False, "input_data_format": "channels_first"}
-    try:
+    with explained(f"the image processor of {name} fails on a test image: "):
         expected = processor(images=pixels.numpy(), return_tensors="pt", **same)["pixel_values"][0]
-    except Exception as error:  # a processor may be any class
-        raise InputError(f"the image processor of {name} fails on a test image: {one_line(error)}") from error
     column = torch.tensor([mean, std])[:, :, None, None]
     if expected.shape != pixels.shape or not torch.allclose(
         expected, (pixels / 255 - column[0]) / column[1], atol=1e-4

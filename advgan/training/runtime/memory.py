@@ -5,7 +5,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from advgan.core.errors import InputError, one_line
+from advgan.classifiers.base import explained
+from advgan.core.errors import InputError
 
 
 def compile_models(*networks: nn.Module, sample: Tensor) -> None:
@@ -17,12 +18,10 @@ def compile_models(*networks: nn.Module, sample: Tensor) -> None:
     for net in networks:
         net.compile()
     output = sample
-    try:
+    with explained("compile does not work here, leave it out: "):  # errors of the C++ compiler, of Triton, ...
         for net in networks:
             output = net(output)
         output.sum().backward()
-    except Exception as error:  # the compiler's own, the C++ compiler's, Triton's, ...
-        raise InputError(f"compile does not work here, leave it out: {one_line(error)}") from None
     for net in networks:
         net.zero_grad(set_to_none=True)
 
