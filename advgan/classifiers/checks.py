@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advgan.classifiers.adapters import BinaryLogit, ContainedLogits, image_shape_of, logits_of, with_hooks
+from advgan.classifiers.adapters import BinaryLogit, ContainedLogits, image_shape_of, logits_of, two_logits, with_hooks
 from advgan.classifiers.black_box import BlackBox
 from advgan.core.errors import InputError, one_line, warn
 from advgan.core.inputs import check_columns, check_images
@@ -22,6 +22,7 @@ MODELESS = (  # packages
     *("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.", "torchvision.transforms."),
     "advgan.classifiers.adapters",
 )
+BATCH = 100  # images in a forward pass
 SINGLE_IMAGES = 5  # images that are evaluated in batches of one
 
 # Usual normalisations x -> (x - mean) / std, of 3 channels or 1.
@@ -323,6 +324,20 @@ def normalisations(x: Tensor) -> list[tuple[str, Tensor, Tensor]]:
     return [(name, per_channel(mean), per_channel(std)) for name, (mean, std) in fitting.items()]
 
 
+def batch_logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (n, k), k >= 2, of images `x`: (0, f) for a model with one logit f. Raises whatever the model raises."""
+    outputs: Any = torch.cat([logits_of(model(part.clone())).float() for part in x.split(BATCH)])
+    return two_logits(outputs) if outputs.ndim == 1 or outputs.shape[1] == 1 else outputs
+
+
+def accuracy_of(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Accuracy on changed images; 0 where the model takes none such: the change is no remedy then."""
+    try:
+        return (batch_logits(model, x).argmax(1) == y).float().mean().item()
+    except Exception:  # whatever a user's model raises
+        return 0.0
+
+
 @torch.no_grad()
 def check_normalised(model: nn.Module, x: Tensor, y: Tensor) -> None:
     """Raise InputError if `model` lacks a normalisation: its accuracy is low on images `x` (n, c, h, w)
@@ -330,19 +345,10 @@ def check_normalised(model: nn.Module, x: Tensor, y: Tensor) -> None:
     gain of fewer than `MIN_GAINED_IMAGES` images is within chance.
     """
 
-    def accuracy(images: Tensor) -> float:
-        return (model(images.clone()).argmax(1) == y).float().mean().item()
-
-    def accuracy_outside(images: Tensor) -> float:
-        try:
-            return accuracy(images)
-        except Exception:  # whatever a user's model raises for pixels outside of [0, 1]
-            return 0.0
-
-    chance, unnormalised = 1 / int(y.unique().numel()), accuracy(x)
+    chance, unnormalised = 1 / int(y.unique().numel()), accuracy_of(model, x, y)
     if unnormalised > 0.5 + chance / 2:
         return
-    accuracies = {name: accuracy_outside((x - mean) / std) for name, mean, std in normalisations(x)}
+    accuracies = {name: accuracy_of(model, (x - mean) / std, y) for name, mean, std in normalisations(x)}
     best = max(accuracies, key=accuracies.__getitem__)
     gain = accuracies[best] - unnormalised
     if gain >= 0.3 and round(gain * len(x)) >= MIN_GAINED_IMAGES and accuracies[best] > 0.5 + 0.75 * chance:

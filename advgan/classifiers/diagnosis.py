@@ -10,11 +10,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from advgan.classifiers.adapters import BinaryLogit, ContainedLogits, as_module, logits_of, two_logits
+from advgan.classifiers.adapters import BinaryLogit, ContainedLogits, as_module, logits_of
 from advgan.classifiers.checks import (
+    BATCH,
     DETERMINISM_TOL,
     MIN_GAINED_IMAGES,
     OutputFault,
+    accuracy_of,
+    batch_logits,
     check_batch_independence,
     check_no_probabilities,
     eval_mode,
@@ -27,7 +30,6 @@ from advgan.core.errors import InputError, listing, one_line
 from advgan.core.inputs import as_float_images, as_labels, described, range_fault
 from advgan.core.weights import check_weights, dense, device_of, dtype_hint
 
-BATCH = 100  # images in a forward pass
 MIN_GAIN = 0.2  # of accuracy, by which a change of images or classes shows a fault
 IMAGES_PER_CLASS = 3  # labelled images that a class order is inferred from, on average
 
@@ -95,7 +97,12 @@ def check_model(
     labels = None if y is None else as_labels(y, len(x))
     model = as_module(model)
     check_weights(model)
-    problems = _range_problem(x)
+    problems = []
+    if (fault := range_fault(x)) is not None:
+        measured, remedy = fault
+        problems.append(
+            Problem("image range", f"{measured}, expected 0 to 1", remedy or "undo the change of their range")
+        )
     finite = x.isfinite().flatten(1).all(1)
     device = device_of(model, x.device)
     x, y = x[finite].to(device), None if labels is None else labels[finite.cpu()].to(device)
@@ -108,7 +115,7 @@ def check_model(
         if y is None or any(problem.name in ("no output", "no logits", "not finite") for problem in problems):
             return ModelReport(tuple(problems), None)
         try:
-            logits = _logits(model, x)
+            logits = batch_logits(model, x)
         except Exception as error:  # whatever a user's model raises
             measured = f"model(x) of {min(len(x), BATCH)} images raises {type(error).__name__}: {one_line(error)}"
             return ModelReport((*problems, Problem("no output", measured, "see the error")), None)
@@ -193,17 +200,10 @@ def _not_finite(count: int, n: int) -> Problem:
     return Problem("not finite", f"NaN or infinity for {count} of {n} images", remedy)
 
 
-def _range_problem(x: Tensor) -> list[Problem]:
-    if (fault := range_fault(x)) is None:
-        return []
-    measured, remedy = fault
-    return [Problem("image range", f"{measured}, expected 0 to 1", remedy or "undo the change of their range")]
-
-
 def _label_problems(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Problem]:
     """The one change of images or classes that raises the accuracy of the `logits` (n, k) most, if one does clearly."""
     chance, accuracy = 1 / int(y.unique().numel()), (logits.argmax(1) == y).float().mean().item()
-    candidates = [(_accuracy(model, change(x), y), problem, remedy) for problem, remedy, change in _changes(x)]
+    candidates = [(accuracy_of(model, change(x), y), problem, remedy) for problem, remedy, change in _changes(x)]
     candidates += _class_order(logits, y)
     best, name, remedy = max(candidates, key=lambda candidate: candidate[0])
     gain = best - accuracy
@@ -246,17 +246,3 @@ def _class_order(logits: Tensor, y: Tensor) -> list[tuple[float, str, str]]:
     moved = [f"{i} -> {j}" for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if i != j and confusion[i, j]]
     remedy = f"reorder the classes, model's -> labels': {', '.join(moved[:6])}{', ...' if len(moved) > 6 else ''}"
     return [(confusion[rows, columns].sum().item() / len(y) - 1e-6, "class order", remedy)]
-
-
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits (n, k), k >= 2, of images `x`: (0, f) for a model with one logit f. Raises whatever the model raises."""
-    outputs: Any = torch.cat([logits_of(model(part.clone())).float() for part in x.split(BATCH)])
-    return two_logits(outputs) if outputs.ndim == 1 or outputs.shape[1] == 1 else outputs
-
-
-def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Accuracy on changed images; 0 where the model takes none such: the change is no remedy then."""
-    try:
-        return (_logits(model, x).argmax(1) == y).float().mean().item()
-    except Exception:  # whatever a user's model raises
-        return 0.0
