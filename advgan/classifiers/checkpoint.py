@@ -26,8 +26,8 @@ from advgan.core.weights import M, dense, write_checkpoint
 
 
 def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[str, Any] | None = None) -> None:
-    """Write `model`, a target with or without defenses, its `card` (Markdown) and the record `run` of its training
-    (training.json) to `directory`, atomically, replacing an earlier one.
+    """Write `model`, a target with or without defenses or a detector, its `card` (Markdown) and the record `run` of its
+    training (training.json) to `directory`, atomically, replacing an earlier one.
     """
 
     config: Any = model.config
@@ -154,7 +154,12 @@ def fingerprint(model: nn.Module) -> str:
         digest.update((_identity(module) or "").encode())  # beside the weights
     tensors = dict(model.state_dict())
     if not isinstance(layer, Classifier):  # whose constants follow from its name and images
-        tensors |= _constants(model)
+        tensors |= {  # buffers outside of the state dict, except those that an `identity` of their module covers
+            f"{path}.{name}": buffer
+            for path, module in model.named_modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if name in module._non_persistent_buffers_set and _identity(module) is None
+        }
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(_bytes_of(tensor))
@@ -170,16 +175,6 @@ def _identity(module: nn.Module) -> str | None:
     """The text that distinguishes a module beside its weights; a layer of this name, as in residual blocks, is none."""
     identity = getattr(module, "identity", None)
     return identity if isinstance(identity, str) else None
-
-
-def _constants(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Buffers outside of the state dict, except those of a module with an `identity`, which covers them."""
-    constants = {}
-    for path, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name in module._non_persistent_buffers_set and _identity(module) is None:
-                constants[f"{path}.{name}"] = buffer
-    return constants
 
 
 def _bytes_of(value: Any) -> bytes:

@@ -37,19 +37,14 @@ def defend(model: M, spec: str | None) -> M | Defended:
     for part in spec.split("+") if spec else ():
         name, settings = parse_spec(part, DEFENSES, {"inner"}, "defense")
         if issubclass(DEFENSES[name], Ensemble):
-            settings = {"members": _read_members(name, settings.get("members", ""))}
+            paths = [path.strip() for path in settings.get("members", "").split(",") if path.strip()]
+            for path in paths:
+                if not ClassifierSpec(path).is_directory:
+                    raise InputError(f"{name}:members must be directories of saved classifiers, got {path!r}")
+            settings = {"members": [load_classifier(path) for path in paths]}
         defended = DEFENSES[name](defended, **settings)
     defended.eval()
     return defended
-
-
-def _read_members(defense: str, directories: str) -> list[nn.Module]:
-    """The saved classifiers of "DIR,DIR". Raises InputError for a path that is no directory."""
-    paths = [path.strip() for path in directories.split(",") if path.strip()]
-    for path in paths:
-        if not ClassifierSpec(path).is_directory:
-            raise InputError(f"{defense}:members must be directories of saved classifiers, got {path!r}")
-    return [load_classifier(path) for path in paths]
 
 
 def load_classifier(
@@ -76,7 +71,12 @@ def load_classifier(
     if isinstance(spec, str):
         spec = parse_classifier(spec, weights, defense, default=CLASSIFIERS)
     if spec.is_directory and (saved := read_head_config(spec.name)) is not None:
-        spec = replace(spec, name=_named_by(saved, spec.name), weights=Path(spec.name))
+        if source_of(saved["name"]) == "python_file":
+            raise InputError(
+                f"{spec.name} holds a head for {saved['name']}, a file that would be run: expected its name, "
+                f"{saved['name']}@{spec.name} or --target {saved['name']} --target-weights {spec.name}"
+            )
+        spec = replace(spec, name=saved["name"], weights=Path(spec.name))
     source = spec.weights
     if by_order and source is not None and not str(source).endswith(BY_ORDER):
         source = Path(f"{source}{BY_ORDER}")
@@ -86,17 +86,6 @@ def load_classifier(
     config, file, ordered = read_target(*((None, spec.name) if spec.is_directory else (spec.name, source)))
     model = build_and_fill(partial(from_config, config, image_shape, num_classes), file, by_order=ordered)
     return defend(model, spec.defense).requires_grad_(False)
-
-
-def _named_by(config: Mapping[str, Any], directory: str) -> str:
-    """The name of the classifier whose head is saved in a directory. Raises InputError for code that it would run."""
-    name: str = config["name"]
-    if source_of(name) == "python_file":
-        raise InputError(
-            f"{directory} holds a head for {name}, a file that would be run: expected its name, "
-            f"{name}@{directory} or --target {name} --target-weights {directory}"
-        )
-    return name
 
 
 def from_config(

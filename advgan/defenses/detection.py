@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from advgan.classifiers.base import check_shape
 from advgan.core.errors import InputError
-from advgan.core.files import atomic_write_dir
-from advgan.core.json_files import check_int, check_keys, read_object, sealed
-from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
+from advgan.core.json_files import check_int, check_keys, read_object
+from advgan.core.weights import build_and_load, read_checkpoint
 from advgan.defenses.base import Defended, adaptive
 from advgan.defenses.filters import neighbourhoods, soft_median
 from advgan.models.discriminator import Discriminator
@@ -161,17 +160,6 @@ def check_detector(config: Mapping[str, Any], where: str) -> None:
 def build_detector(config: Mapping[str, Any]) -> Detector:
     """The detector of a `Detector.config`, without its weights."""
     return DETECTORS[config["kind"]](config["image_shape"], **config["settings"]).eval()
-
-
-def save_detector(detector: Detector, directory: Path, card: str, training: Mapping[str, Any]) -> None:
-    """Write config.json, model.safetensors, README.md (`card`) and training.json, atomically."""
-
-    def write(folder: Path) -> None:
-        write_checkpoint(folder, detector.config, detector.state_dict())
-        (folder / "README.md").write_text(card)
-        (folder / "training.json").write_text(sealed(training))
-
-    atomic_write_dir(directory, write)
 
 
 def load_detector(directory: Path | str) -> Detector:

@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 import advgan.bridges  # noqa: F401 - registers the names of other libraries' attacks
 import advgan.training as training
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
-from advgan.classifiers import BlackBox, fingerprint
+from advgan.classifiers import BlackBox, fingerprint, save_target
 from advgan.classifiers.adapters import classes_of
 from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError
@@ -45,7 +45,6 @@ from advgan.defenses.detection import (
     Detector,
     DiscriminatorDetector,
     FeatureSqueezing,
-    save_detector,
     scores,
     threshold_at,
 )
@@ -404,7 +403,7 @@ def main(settings: Settings) -> None:
         "fpr_validation": rejection_rate(detector, clean),
         **tested,
     }
-    save_detector(detector, settings.output_dir / "detector", detector_card(summary), summary)
+    save_target(detector, settings.output_dir / "detector", detector_card(summary), summary)
     print_summary(summary, settings.output_dir)
 
 

@@ -18,7 +18,7 @@ from advgan.core.training_record import describe_checkpoint
 from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import defend, load_classifier, load_detector
 from advgan.defenses.checkpoint import load_members
-from advgan.defenses.detection import FeatureSqueezing, save_detector
+from advgan.defenses.detection import FeatureSqueezing
 from advgan.evaluation.loading import read_training_json
 from advgan.models.discriminator import Discriminator
 from tests.conftest import ROOT
@@ -38,7 +38,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Generator(width=8, depth=1).save(root / "generator", "# card")
     save_target(named_target(), root / "classifier", "# card", {"training_seconds": 2.0})
     Discriminator(width=4).save(root / "discriminator")
-    save_detector(FeatureSqueezing((1, 28, 28)), root / "detector", "# card", {"settings": {}})
+    save_target(FeatureSqueezing((1, 28, 28)), root / "detector", "# card", {"settings": {}})
     return root
 
 

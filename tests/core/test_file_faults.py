@@ -18,12 +18,12 @@ import torch
 from accelerate import Accelerator
 
 from advgan import Generator, InputError, training
-from advgan.classifiers import load_target
+from advgan.classifiers import load_target, save_target
 from advgan.core import lock
 from advgan.core.config import run
 from advgan.core.files import atomic_write
 from advgan.core.lock import LOCK, acquire, release
-from advgan.defenses.detection import FeatureSqueezing, load_detector, save_detector
+from advgan.defenses.detection import FeatureSqueezing, load_detector
 from advgan.models.discriminator import Discriminator
 from advgan.training.runtime import checkpoint as states
 from advgan.training.runtime.checkpoint import Checkpointer, saving
@@ -201,7 +201,7 @@ def test_flipped_bit_in_checkpoint_is_reported(classifier: Path, tmp_path: Path)
     shutil.copytree(classifier, tmp_path, dirs_exist_ok=True)
     Generator(width=4, depth=0).save(tmp_path / "generator", "card")
     Discriminator(width=4).save(tmp_path / "discriminator")
-    save_detector(FeatureSqueezing((1, 28, 28)), tmp_path / "detector", "card", {})
+    save_target(FeatureSqueezing((1, 28, 28)), tmp_path / "detector", "card", {})
     readers = {
         "generator": Generator.from_pretrained,
         "discriminator": Discriminator.load,

@@ -24,7 +24,7 @@ from advgan.defenses import (
     reseed,
     unwrap,
 )
-from advgan.defenses.detection import FeatureSqueezing, save_detector
+from advgan.defenses.detection import FeatureSqueezing
 from advgan.evaluation import GridPoint, ResultCache, TargetModel
 from advgan.evaluation.loading import load_targets
 
@@ -35,7 +35,7 @@ SPECS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defense is t
 def detector(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A detector directory for `reject`."""
     directory = tmp_path_factory.mktemp("detector")
-    save_detector(FeatureSqueezing((1, 28, 28)), directory, "# card", {})
+    save_target(FeatureSqueezing((1, 28, 28)), directory, "# card", {})
     SPECS["reject"] = f"reject:detector={directory}"
 
 

@@ -17,7 +17,6 @@ from advgan.defenses.detection import (
     Detector,
     DiscriminatorDetector,
     FeatureSqueezing,
-    save_detector,
     threshold_at,
 )
 from advgan.models.discriminator import Discriminator
@@ -102,7 +101,7 @@ def test_network_detector_score_is_negated_output(target: nn.Module, x: Tensor) 
 
 @pytest.mark.parametrize("kind", [FeatureSqueezing, BinaryDetector, DiscriminatorDetector])
 def test_rejecting_classifier_save_and_load(kind: type[Detector], target: nn.Module, x: Tensor, tmp_path: Path) -> None:
-    save_detector(calibrated(kind, x, target), tmp_path / "run" / "detector", "# card", {"fpr": 0.5})
+    save_target(calibrated(kind, x, target), tmp_path / "run" / "detector", "# card", {"fpr": 0.5})
     defended = defend(target, f"reject:detector={tmp_path / 'run'}")
     assert [can_reject(model) for model in (defended, target)] == [True, False]
     assert torch.equal(defended(x), target(x))
@@ -149,7 +148,7 @@ def test_invalid_detector_raises(target: nn.Module, x: Tensor, tmp_path: Path) -
         load_detector(tmp_path / "classifier")
     with pytest.raises(InputError, match="made for images of 1x8x8, expected one for the classifier's 1x28x28"):
         RejectingClassifier(target, BinaryDetector((1, 8, 8)))
-    save_detector(calibrated(BinaryDetector, x, target), tmp_path / "torn", "# card", {})
+    save_target(calibrated(BinaryDetector, x, target), tmp_path / "torn", "# card", {})
     config = json.loads((tmp_path / "torn" / "config.json").read_text())
     config["settings"]["width"] = 8
     (tmp_path / "torn" / "config.json").write_text(json.dumps(config))

@@ -15,11 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from advgan import Generator
 from advgan.attacks import fgsm
-from advgan.classifiers import fingerprint, load_target
+from advgan.classifiers import fingerprint, load_target, save_target
 from advgan.core.config import run
 from advgan.data import load_data
 from advgan.defenses import load_classifier
-from advgan.defenses.detection import BinaryDetector, Detector, FeatureSqueezing, save_detector, scores, threshold_at
+from advgan.defenses.detection import BinaryDetector, Detector, FeatureSqueezing, scores, threshold_at
 from advgan.experiments.detection import report
 from tests.conftest import Run
 
@@ -38,7 +38,7 @@ def made(digits: Path, classifier: Path, tmp_path_factory: pytest.TempPathFactor
         torch.manual_seed(0)
         detector: Detector = kind((1, 28, 28)).eval()
         detector.threshold.fill_(threshold_at(scores(detector, target, x), 0.05))
-        save_detector(detector, directory / kind.kind / "detector", "# card", {"fpr_validation": 2 / 48})
+        save_target(detector, directory / kind.kind / "detector", "# card", {"fpr_validation": 2 / 48})
     torch.manual_seed(0)
     for name in ("before", "after"):
         Generator(eps=EPS, width=8, depth=1).save_pretrained(directory / name / "generator")

@@ -20,7 +20,7 @@ from advgan.core.config import run
 from advgan.core.errors import InputError
 from advgan.core.weights import digest
 from advgan.data import load_data
-from advgan.defenses.detection import FeatureSqueezing, save_detector, scores
+from advgan.defenses.detection import FeatureSqueezing, scores
 from advgan.evaluation.loading import load_generators
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
@@ -241,7 +241,7 @@ def test_against_a_detector_only_what_is_answered_counts(advgan, words, digits, 
         if threshold is not None:
             detector = FeatureSqueezing((1, 28, 28))
             detector.threshold.fill_(threshold)
-            save_detector(detector, tmp_path / f"detector-{name}", "# card", {})
+            save_target(detector, tmp_path / f"detector-{name}", "# card", {})
             words_of_run += ["--defense", f"reject:detector={tmp_path / f'detector-{name}'}"]
         if name == "everything":
             with pytest.raises(SystemExit) as ending:
