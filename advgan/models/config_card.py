@@ -1,4 +1,4 @@
-"""The model card of a generator whose training is not recorded: what its config.json implies, and how to load it."""
+"""Model cards, and that of a generator whose training is not recorded: what its config.json implies."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,25 +7,16 @@ from advgan.core.errors import listing
 from advgan.core.fraction import eps_text
 from advgan.core.terminal import printable
 
-CARD = """---
-library_name: advgan
-tags: [adversarial-examples, advgan]
----
-# A one-pass adversarial attack
 
-Perturbs images with {channels} channels, {size}, float in [0, 1]: {goal}, within {norm} {radius} and the box [0, 1].
+def card(title: str, tags: str, *parts: str | Mapping[str, Any]) -> str:
+    """Markdown with a title for the Hub: paragraphs, and tables of two columns without the rows whose value is None."""
+    texts = [part if isinstance(part, str) else table(part) for part in parts]
+    return "\n\n".join([f"---\nlibrary_name: advgan\ntags: [{tags}]\n---\n# {title}", *texts]) + "\n"
 
-    from advgan import Generator
-    generator = Generator.from_pretrained({arguments})
-    x_adv = generator.perturb({call})
 
-| | |
-|---|---|
-{rows}
-
-The card is made from the configuration. Success rates depend on the classifier under attack and on the data:
-`eval/compare.py --generator DIR --target NAME` measures them.
-"""
+def table(rows: Mapping[str, Any]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
+    return "\n".join(["| | |", "|---|---|", *lines])
 
 
 def config_card(config: Mapping[str, Any]) -> str:
@@ -44,24 +35,30 @@ def config_card(config: Mapping[str, Any]) -> str:
     toward = f"one of the classes {listing(targets, 20)}" if targets else "any class"
     goal = f"targeted at {toward}, or untargeted" if config["classes"] else goal
     smallest = "" if config["eps_min"] is None else f"{eps_text(config['eps_min'])} to "
+    ball = f"{config['norm']} eps {smallest}{eps_text(config['eps'])}"
     size = "of any size" if guide is None else "{1} x {2} pixels".format(*guide["image_shape"])
-    rows = {"architecture": _code(config["network"]) + " (own)" if custom else config["architecture"]}
-    sizes = () if custom else ("patch", "width", "depth", "levels")
-    rows |= {name: config[name] for name in sizes} | {"noise": config["noise"] or "none"}
-    rows["labels as input"] = f"{config['labels']} classes" if config["labels"] else "no"
-    rows["universal"] = "yes" if config["universal"] else "no"
-    if config.get("smoothing"):
-        rows["smoothing of the perturbation"] = "{0} x {0} pixels".format(config["smoothing"])
-    rows["guide"] = "none" if guide is None else f"{_code(guide['name'])}, {guide['num_classes']} classes"
-    return CARD.format(
-        channels=config["channels"],
-        size=size,
-        goal=goal,
-        norm=config["norm"],
-        radius=f"eps {smallest}{eps_text(config['eps'])}",
-        arguments=", ".join(arguments),
-        call=", ".join(call),
-        rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
+    rows = {
+        "architecture": _code(config["network"]) + " (own)" if custom else config["architecture"],
+        **{name: None if custom else config[name] for name in ("patch", "width", "depth", "levels")},
+        "noise": config["noise"] or "none",
+        "labels as input": f"{config['labels']} classes" if config["labels"] else "no",
+        "universal": "yes" if config["universal"] else "no",
+        "smoothing of the perturbation": "{0} x {0} pixels".format(config["smoothing"])
+        if config.get("smoothing")
+        else None,
+        "guide": "none" if guide is None else f"{_code(guide['name'])}, {guide['num_classes']} classes",
+    }
+    return card(
+        "A one-pass adversarial attack",
+        "adversarial-examples, advgan",
+        f"Perturbs images with {config['channels']} channels, {size}, float in [0, 1]: {goal}, within {ball} and the "
+        "box [0, 1].",
+        "    from advgan import Generator\n"
+        f"    generator = Generator.from_pretrained({', '.join(arguments)})\n"
+        f"    x_adv = generator.perturb({', '.join(call)})",
+        rows,
+        "The card is made from the configuration. Success rates depend on the classifier under attack and on the "
+        "data:\n`eval/compare.py --generator DIR --target NAME` measures them.",
     )
 
 

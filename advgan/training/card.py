@@ -7,34 +7,12 @@ from advgan.core.errors import listing
 from advgan.core.fraction import eps_text
 from advgan.core.terminal import printable
 from advgan.data import Data, Stream
+from advgan.models.config_card import card
 from advgan.training.defaults import SMALL
 from advgan.training.gan import DETECTOR_WEIGHT
 from advgan.training.runtime.checkpoint import IGNORED_ON_RESUME
 from advgan.training.validation import AFTER
 
-CARD = """---
-library_name: advgan
-tags: [adversarial-examples, advgan]
----
-# A one-pass attack on {target} ({dataset})
-
-Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forward pass{iterations}:
-
-    from advgan import Generator
-    x_adv = Generator.from_pretrained(DIR).{call}
-
-| | |
-|---|---|
-| {score} (it was chosen on them) | {asr:.2%} |
-{images}{each}{rejection}| mean l2 of the perturbation | {l2:.3f} |
-| loss | {loss} |
-{hinge}{discriminator}| trained | {step:.0f} steps of {batch_size} images, {seconds:.0f} s, seed {seed} |
-
-Made by `{command}`.
-
-{test_images} The success rate holds for this target and this data, not
-for other classifiers.
-"""
 UNSEEN = "Test images were not used: `eval/compare.py` reports on them."
 SEEN = "**It was trained on the test images** (`--train-on test`): no result on them is one on unseen images."
 
@@ -53,97 +31,140 @@ def generator_card(
     """Markdown for a generator: `settings` of `program` (None: of `advgan.fit`), `metrics` of its chosen validation,
     hinge threshold `c`; `labels`: whether the label is an input; `batch_size`, where it is not in the settings;
     `images`: how they were resized; `labelled`: whether they have labels, or those that the target predicts."""
-    with_labels = "perturb(x, y)  # y: labels, or a classifier's predictions; without y the rate is lower"
-    call, size = with_labels if labels else "perturb(x)", str(batch_size or settings["batch_size"])
-    n = f"{metrics['n_correct']:.0f}"
+    s, n = plain(settings), f"{metrics['n_correct']:.0f}"
+    rejected, accuracy = metrics.get("rejected"), metrics.get("d_accuracy")
     score = (
         f"attack success rate on {n} correctly classified validation images"
         if labelled
         else f"fooling rate on {n} validation images: another class than the target predicts for the clean image"
     )
-    rows = f"| images, in training too | {images} |\n" if images else ""
-    return _filled(CARD, program, settings, metrics, c, call=call, batch_size=size, score=score, images=rows)
-
-
-SUBSTITUTE = """---
-library_name: advgan
-tags: [adversarial-examples, black-box, advgan]
----
-# A substitute and its generator: `{substitute}` trained on the responses of `{target}` ({dataset})
-
-Two folders were made together: `classifier/`, a substitute that was distilled from a black box's {answers}
-({distillation}), and `generator/`, which perturbs images {goal}, within {norm} {radius} and the box [0, 1], in
-one forward pass{iterations}. The generator saw the gradients of the substitute alone.
-
-    from advgan import Generator
-    from advgan.classifiers import load_target
-    model = load_target("{substitute}", weights=RUN)     # RUN holds both folders
-    x_adv = Generator.from_pretrained(RUN).perturb(x)
-
-| | |
-|---|---|
-| queries to the black box | {queries} (validation, which only measures: {validation_queries} more) |
-| attack success rate on the black box, {n_black_box:.0f} validation images classified correctly | {asr_black_box:.2%} |
-| on the substitute, {n_correct:.0f} validation images classified correctly | {asr_substitute} |
-| agreement of both on clean images, on adversarial ones | {agreement:.2%}, {agreement_adversarial:.2%} |
-| mean l2 of the perturbation | {l2:.3f} |
-| loss | {loss} |
-| trained | {step:.0f} steps of {batch_size} images, {seconds:.0f} s, {round} rounds, seed {seed} |
-
-Made by `{command}`.
-
-Nothing was chosen by these metrics: both networks are the last round's. Test images were not used: `eval/transfer.py`
-reports on them. The metrics hold for this black box and this data.
-"""
+    call = "(x, y)  # y: labels, or a classifier's predictions; without y the rate is lower" if labels else "(x)"
+    goal, ball, iterations = attack_words(s)
+    rows = {
+        f"{score} (it was chosen on them)": f"{metrics['asr']:.2%}",
+        "images, in training too": images or None,
+        # Of several eval settings `asr` is the mean, with a row for each.
+        **{
+            f"the same {name[4:]}" if name.startswith(AFTER) else f"of this mean: {name}": f"{value:.2%}"
+            for name, value in metrics.items()
+            if name[:4] == "asr "
+        },
+        "of those images, rejected by the target when perturbed": None if rejected is None else f"{rejected:.2%}",
+        "mean l2 of the perturbation": f"{metrics['l2']:.3f}",
+        "loss": loss_words(s, metrics, c),
+        "images with an active hinge (l2 above c)": f"{metrics['hinge_active']:.1%}" if s["beta"] > 0 else None,
+        "discriminator": "none" if accuracy is None else None,
+        "discriminator's accuracy": None if accuracy is None else f"{accuracy:.1%}",
+        "trained": trained(metrics, batch_size or s["batch_size"], s["seed"]),
+    }
+    return card(
+        f"A one-pass attack on {s['target']} ({s['dataset']})",
+        "adversarial-examples, advgan",
+        f"Perturbs images {goal}, within {ball} and the box [0, 1], in one forward pass{iterations}:",
+        f"    from advgan import Generator\n    x_adv = Generator.from_pretrained(DIR).perturb{call}",
+        rows,
+        f"Made by `{'advgan.fit(...)' if program is None else command(program, s)}`.",
+        f"{SEEN if s.get('train_on') == 'test' else UNSEEN} The success rate holds for this target and this data, not\n"
+        "for other classifiers.",
+    )
 
 
 def substitute_card(settings: dict[str, Any], metrics: dict[str, Any], c: float, program: str | None) -> str:
     """Markdown for both: `settings` of `program` (None: of `train_substitute`), `metrics` of its last round, hinge
     threshold `c`."""
-    shown = {**metrics, "asr_substitute": percent(metrics["asr"])}
-    return _filled(SUBSTITUTE, program, settings, shown, c).replace("`advgan.fit(...)`", "`train_substitute(...)`")
+    s, m = plain(settings), metrics
+    goal, ball, iterations = attack_words(s)
+    rows = {
+        "queries to the black box": f"{m['queries']} (validation, which only measures: {m['validation_queries']} more)",
+        f"attack success rate on the black box, {m['n_black_box']:.0f} validation images classified correctly": (
+            f"{m['asr_black_box']:.2%}"
+        ),
+        f"on the substitute, {m['n_correct']:.0f} validation images classified correctly": percent(m["asr"]),
+        "agreement of both on clean images, on adversarial ones": (
+            f"{m['agreement']:.2%}, {m['agreement_adversarial']:.2%}"
+        ),
+        "mean l2 of the perturbation": f"{m['l2']:.3f}",
+        "loss": loss_words(s, m, c),
+        "trained": trained(m, s["batch_size"], s["seed"], f"{m['round']} rounds, "),
+    }
+    return card(
+        f"A substitute and its generator: `{s['substitute']}` trained on the responses of `{s['target']}` "
+        f"({s['dataset']})",
+        "adversarial-examples, black-box, advgan",
+        "Two folders were made together: `classifier/`, a substitute that was distilled from a black box's "
+        f"{s['answers']}\n({s['distillation']}), and `generator/`, which perturbs images {goal}, within {ball} and the "
+        f"box [0, 1], in\none forward pass{iterations}. The generator saw the gradients of the substitute alone.",
+        "    from advgan import Generator\n"
+        "    from advgan.classifiers import load_target\n"
+        f'    model = load_target("{s["substitute"]}", weights=RUN)     # RUN holds both folders\n'
+        "    x_adv = Generator.from_pretrained(RUN).perturb(x)",
+        rows,
+        f"Made by `{'train_substitute(...)' if program is None else command(program, s)}`.",
+        "Nothing was chosen by these metrics: both networks are the last round's. Test images were not used: "
+        "`eval/transfer.py`\nreports on them. The metrics hold for this black box and this data.",
+    )
 
 
-def percent(rate: float | None) -> str:
-    """A rate in percent; without eligible images "not defined"."""
-    return "not defined" if rate is None else f"{rate:.2%}"
+def attack_words(s: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a generator with the settings `s` does: its direction, its ball, and the iterations of its pass."""
+    direction = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
+    if s.get("any_class"):
+        targets = s.get("target_classes")
+        toward = f"one of the classes {listing(targets, 20)}" if targets else "any given class"
+        direction = f"toward {toward}, or away from their own"
+    smallest = "" if s.get("eps_min") is None else f"{eps_text(s['eps_min'])} to "
+    iterations = ""
+    if s["architecture"] == "unrolled":
+        depth = SMALL.depth if s["depth"] is None else s["depth"]
+        iterations = f" of {depth} iterations, each a forward and a backward pass of its guide"
+    return direction, f"{s['norm']} eps {smallest}{eps_text(s['eps'])}", iterations
 
 
-DETECTOR = """---
-library_name: advgan
-tags: [adversarial-examples, detection, advgan]
----
-# A detector of adversarial images ({kind}) for `{target}` on {dataset}
+def loss_words(s: Mapping[str, Any], metrics: Mapping[str, Any], c: float) -> str:
+    """The loss of a generator with the settings `s` and hinge threshold `c`, as a sum."""
+    kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
+    terms = [f"L_adv ({s['adversarial']}{kappa})"]
+    terms += [f"{s['alpha']:g} L_GAN ({s['gan']})"] if s["alpha"] > 0 else []
+    terms += [f"{s['beta']:g} L_hinge (c = {c:.4g})"] if s["beta"] > 0 else []
+    if "rejected" in metrics:
+        terms.append(f"{DETECTOR_WEIGHT if s['evasion'] is None else s['evasion']:g} L_detector")
+    return " + ".join(terms)
 
-    python eval/compare.py --defense reject:detector=DIR        # the classifier rejects detected images
 
-| | |
-|---|---|
-| clean test images rejected (n = {n_test}) | {fpr_test:.2%} |
-| of validation (n = {n_validation}; the threshold was chosen on them, for {fpr:.2%}) | {fpr_validation:.2%} |
-| threshold | {threshold:.6g} |
-| training | {training_seconds:.1f} s, seed {seed} |
+def trained(metrics: Mapping[str, Any], batch_size: Any, seed: int, rounds: str = "") -> str:
+    """The length of a training."""
+    return f"{metrics['step']:.0f} steps of {batch_size} images, {metrics['seconds']:.0f} s, {rounds}seed {seed}"
 
-Adversarial test images, {norm} eps {eps_text}, made without knowledge of the detector; those that fool the classifier
-against all clean ones, with 95 % intervals:
 
-{attacks}
-
-Made by `{command}`.
-
-Adaptive attacks are stronger: see `eval/detection.py`.
-"""
+def percent(rate: float | None, without: str = "not defined") -> str:
+    """A rate in percent; `without` one, like a success rate without eligible images."""
+    return without if rate is None else f"{rate:.2%}"
 
 
 def detector_card(summary: dict[str, Any]) -> str:
     """Markdown for a detector: `summary` is its training.json."""
-    lines = "\n".join(f"- {row['attack']}: {row['words']}" for row in summary["attacks"])
-    chosen = {
-        key: value for key, value in summary["settings"].items() if key not in (*IGNORED_ON_RESUME, "target_sha256")
+    ignored = {*IGNORED_ON_RESUME, "target_sha256"}
+    s, r = plain(summary["settings"]), plain(summary)
+    chosen = {key: value for key, value in s.items() if key not in ignored}
+    rows = {
+        f"clean test images rejected (n = {r['n_test']})": f"{r['fpr_test']:.2%}",
+        f"of validation (n = {r['n_validation']}; the threshold was chosen on them, for {s['fpr']:.2%})": (
+            f"{r['fpr_validation']:.2%}"
+        ),
+        "threshold": f"{r['threshold']:.6g}",
+        "training": f"{r['training_seconds']:.1f} s, seed {s['seed']}",
     }
-    values = {**summary, **summary["settings"], "eps_text": eps_text(summary["settings"]["eps"])}
-    texts = {"attacks": lines, "command": command("train/detector.py", plain(chosen))}
-    return DETECTOR.format(**plain(values) | texts)
+    return card(
+        f"A detector of adversarial images ({s['kind']}) for `{s['target']}` on {s['dataset']}",
+        "adversarial-examples, detection, advgan",
+        "    python eval/compare.py --defense reject:detector=DIR        # the classifier rejects detected images",
+        rows,
+        f"Adversarial test images, {s['norm']} eps {eps_text(s['eps'])}, made without knowledge of the detector; those "
+        "that fool the classifier\nagainst all clean ones, with 95 % intervals:",
+        "\n".join(f"- {row['attack']}: {row['words']}" for row in summary["attacks"]),
+        f"Made by `{command('train/detector.py', chosen)}`.",
+        "Adaptive attacks are stronger: see `eval/detection.py`.",
+    )
 
 
 def plain(value: Any) -> Any:
@@ -166,78 +187,7 @@ def command(program: str, settings: dict[str, Any]) -> str:
     return " ".join(arguments)
 
 
-def _filled(
-    card: str, program: str | None, settings: dict[str, Any], metrics: dict[str, float], c: float, **texts: str
-) -> str:
-    s = plain(settings)
-    direction = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
-    if s.get("any_class"):
-        targets = s.get("target_classes")
-        toward = f"one of the classes {listing(targets, 20)}" if targets else "any given class"
-        direction = f"toward {toward}, or away from their own"
-    smallest = "" if s.get("eps_min") is None else f"{eps_text(s['eps_min'])} to "
-    eps_range = f"eps {smallest}{eps_text(s['eps'])}"
-    iterations = ""
-    if s["architecture"] == "unrolled":
-        depth = SMALL.depth if s["depth"] is None else s["depth"]
-        iterations = f" of {depth} iterations, each a forward and a backward pass of its guide"
-    kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
-    loss, hinge = f"L_adv ({s['adversarial']}{kappa})", ""
-    discriminator = "| discriminator | none |\n"
-    if s["alpha"] > 0:
-        loss += f" + {s['alpha']:g} L_GAN ({s['gan']})"
-    if "d_accuracy" in metrics:
-        discriminator = f"| discriminator's accuracy | {metrics['d_accuracy']:.1%} |\n"
-    if s["beta"] > 0:
-        loss += f" + {s['beta']:g} L_hinge (c = {c:.4g})"
-        hinge = f"| images with an active hinge (l2 above c) | {metrics['hinge_active']:.1%} |\n"
-    rejection = ""
-    if "rejected" in metrics:
-        loss += f" + {DETECTOR_WEIGHT if s['evasion'] is None else s['evasion']:g} L_detector"
-        rejection = f"| of those images, rejected by the target when perturbed | {metrics['rejected']:.2%} |\n"
-    # Of several eval settings `asr` is the mean, with a row for each below.
-    eval_settings_rows = "".join(
-        f"| {f'the same {name[4:]}' if name.startswith(AFTER) else f'of this mean: {name}'} | {value:.2%} |\n"
-        for name, value in metrics.items()
-        if name[:4] == "asr "
-    )
-    values = {
-        "each": eval_settings_rows,
-        "rejection": rejection,
-        "hinge": hinge,
-        "discriminator": discriminator,
-        **s,
-        **metrics,
-        "goal": direction,
-        "radius": eps_range,
-        "iterations": iterations,
-        "loss": loss,
-        "test_images": SEEN if s.get("train_on") == "test" else UNSEEN,
-        "command": "advgan.fit(...)" if program is None else command(program, s),
-    }
-    return card.format(**values | texts)
-
-
-CLASSIFIER = """---
-library_name: advgan
-tags: [image-classification, adversarial-examples, advgan]
----
-# `{target}` on {dataset}
-
-A classifier to be attacked: {shape} images in [0, 1] -> logits of {k} classes.
-
-    from advgan.classifiers import load_target
-    model = load_target("{target}", weights=DIRECTORY)  # the directory of this card
-
-| | |
-|---|---|
-{metrics}| trained on | {n_train} images of {dataset}, classes {classes} |
-| training | {steps} steps of {batch_size} images, {training_seconds:.0f} s, seed {seed} |
-| weights | those after step {best_step} |
-| made by | `{command}` |
-
-{meaning}
-"""
+UNFINISHED = "not measured (the run did not end)"
 PLAIN = "For experiments with attacks only: it was trained on images of this data set alone, and not to be robust."
 ROBUST = """\
 Adversarially trained ({adversarial}, linf eps {eps_text}), and chosen by the mean of its accuracy with and without
@@ -245,31 +195,48 @@ PGD-10 on validation images. It is robust in this ball, on images of this data s
 attacks is lower: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
 
 
+def target_card(
+    title: str, kind: str, s: Mapping[str, Any], data: Data, learned: str, rows: Mapping[str, Any], end: str
+) -> str:
+    """Markdown for a classifier that was trained on `data`, with the settings `s`."""
+    return card(
+        f"`{s['target']}` on {s['dataset']}{title}",
+        f"image-classification, adversarial-examples, {kind}advgan",
+        f"A classifier to be attacked: {'x'.join(map(str, data.image_shape))} images in [0, 1] -> logits of "
+        f"{data.num_classes} classes.",
+        "    from advgan.classifiers import load_target\n"
+        f'    model = load_target("{s["target"]}", weights=DIRECTORY)  # the directory of this card',
+        *([learned] if learned else []),
+        rows,
+        end,
+    )
+
+
+def trained_on(s: Mapping[str, Any], data: Data) -> str:
+    """The training images of a classifier, and their classes."""
+    n = "streamed" if isinstance(data.train, Stream) else len(data.train)
+    return f"{n} images of {s['dataset']}, classes {listing(plain(data.classes), 20)}"
+
+
 def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -> str:
     """Markdown for a classifier: `settings` of train/classifier.py, and the `run` of its training.json."""
-    s, tested, robust = plain(settings), run["test"], settings["adversarial"] is not None
+    s, tested, robust = plain(settings), run["test"] or {}, settings["adversarial"] is not None
     best = next(h for h in run["history"] if h["step"] == run["best_step"])
     n, chosen = len(data.validation), "chosen on them"
-    rows = [(f"accuracy, validation ({n} images, {chosen})", best["accuracy"])]
-    if robust:
-        subset = f"the first {min(n, s['robust_images'])} validation images"
-        rows += [(f"under FGSM, {subset}", best["accuracy_fgsm"])]
-        rows += [(f"under PGD-10, {subset}, {chosen}", best["accuracy_pgd"])]
-    rows = [(f"accuracy, test ({len(data.test)} images, seen once)", tested and tested["accuracy"]), *rows]
+    rows = {f"accuracy, test ({len(data.test)} images, seen once)": percent(tested.get("accuracy"), UNFINISHED)}
     if robust:
         n_pgd = min(len(data.test), s["robust_images"])
-        rows.insert(1, (f"under PGD-40, the first {n_pgd} test images", tested and tested["accuracy_pgd40"]))
-    metrics = "".join(
-        f"| {name} | {'not measured (the run did not end)' if value is None else f'{value:.2%}'} |\n"
-        for name, value in rows
-    )
-    return CLASSIFIER.format(
-        **{name: value for name, value in {**s, **run}.items() if name != "classes"},  # a number, in settings
-        metrics=metrics,
-        shape="x".join(map(str, data.image_shape)),
-        k=data.num_classes,
-        n_train="streamed" if isinstance(data.train, Stream) else len(data.train),
-        classes=listing(plain(data.classes), 20),
-        command=command("train/classifier.py", s),
-        meaning=ROBUST.format(**s, eps_text=eps_text(s["eps"])) if robust else PLAIN,
-    )
+        rows[f"under PGD-40, the first {n_pgd} test images"] = percent(tested.get("accuracy_pgd40"), UNFINISHED)
+    rows[f"accuracy, validation ({n} images, {chosen})"] = percent(best["accuracy"])
+    if robust:
+        subset = f"the first {min(n, s['robust_images'])} validation images"
+        rows[f"under FGSM, {subset}"] = percent(best["accuracy_fgsm"])
+        rows[f"under PGD-10, {subset}, {chosen}"] = percent(best["accuracy_pgd"])
+    rows |= {
+        "trained on": trained_on(s, data),
+        "training": trained({"step": run["steps"], "seconds": run["training_seconds"]}, s["batch_size"], s["seed"]),
+        "weights": f"those after step {run['best_step']}",
+        "made by": f"`{command('train/classifier.py', s)}`",
+    }
+    end = ROBUST.format(**s, eps_text=eps_text(s["eps"])) if robust else PLAIN
+    return target_card("", "", s, data, "", rows, end)
