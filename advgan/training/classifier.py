@@ -7,18 +7,17 @@ python train/classifier.py --target FILE.py:build --freeze-backbone --dataset fo
 accelerate launch --cpu --num_processes 2 train/classifier.py ...    several processes share each batch
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
 
 import advgan.training as training
 from advgan.attacks import pgd
@@ -28,8 +27,7 @@ from advgan.classifiers.external.base import ExternalClassifier
 from advgan.classifiers.external.head import SOURCES_WITH_HEADS, replace_head
 from advgan.core.config import ByOrder, Real, check_signs
 from advgan.core.errors import InputError
-from advgan.core.files import atomic_write_dir, optional_folder
-from advgan.core.json_files import sealed
+from advgan.core.files import optional_folder
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, Stream, steps_per_epoch
 from advgan.data.flags import DataSettings, load_chosen
@@ -46,12 +44,10 @@ from advgan.training.adversarial import (
     stuck_at_chance,
 )
 from advgan.training.card import classifier_card
-from advgan.training.features import CachedFeatures, ends_with
 from advgan.training.frozen import training_context
-from advgan.training.run_directory import Place, RunDirectory, RunFlags, save_settings
+from advgan.training.run_directory import Place, RunFlags, save_settings, save_weights
 from advgan.training.supervised import (
     ClassifierConfig,
-    Part,
     SupervisedTraining,
     accuracy,
     labelled_data,
@@ -104,11 +100,57 @@ def train_classifier(
         data = labelled_data(model, train, validation, config.seed)
         config = config.with_batch_size(data.train, accelerator.num_processes)
         set_seed(config.seed)
-        steps = ClassifierTraining(model, data, config, accelerator, place, adversarial=adversarial, save=save_weights)
+        steps = ClassifierTraining(model, data, config, accelerator, place, adversarial=adversarial, save=save_best)
         steps.progress = progress
         code = steps.run()
         steps.files.raise_if_stopped(code, steps.best_model())
         return steps.best_model()
+
+
+CACHED_IMAGES = 200_000  # whose features are kept
+
+
+class CachedFeatures(nn.Module):
+    """Logits (n, k) of `model`, in eval mode, whose last layer `head` alone is trained: its input, the features of an
+    image, is kept in memory from the first time on."""
+
+    def __init__(self, model: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.model, self.head = model, head
+        self.features: dict[bytes, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in x.detach().cpu()]
+        missing = [i for i, key in enumerate(keys) if key not in self.features]
+        if missing:
+            computed = features_of(self.model, self.head, x[missing])
+            if len(self.features) + len(missing) > CACHED_IMAGES:
+                self.features.clear()
+                computed, missing = features_of(self.model, self.head, x), list(range(len(keys)))
+            self.features |= {keys[i]: feature.clone() for i, feature in zip(missing, computed, strict=True)}
+        return self.head(torch.stack([self.features[key] for key in keys]))
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+    """The input (n, d) of the layer `head` for images `x` (n, c, h, w)."""
+    found: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, arguments: found.append(arguments[0].detach()))
+    try:
+        model(x)
+    finally:
+        handle.remove()
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def ends_with(model: nn.Module, head: nn.Module, x: Tensor) -> bool:
+    """Whether the logits of `model` for images `x` are the output of the layer `head`, one vector of features each."""
+    features, logits = features_of(model, head, x), model(x)
+    if features.ndim != 2 or len(features) != len(x):
+        return False
+    from_head = head(features)
+    return from_head.shape == logits.shape and torch.allclose(from_head, logits, atol=1e-5)
 
 
 class ClassifierTraining(SupervisedTraining):
@@ -119,8 +161,6 @@ class ClassifierTraining(SupervisedTraining):
     save              writes the net where it is the best so far, and at the end with its metrics on test
     freeze_backbone   the net stays in eval mode: its batch normalisation as it will be used
     """
-
-    title = "classifier"
 
     def __init__(
         self,
@@ -138,22 +178,18 @@ class ClassifierTraining(SupervisedTraining):
     ) -> None:
         self.net: Any = net
         self.adversarial, self.save, self.freeze_backbone, self.title = adversarial, save, freeze_backbone, title
-        steps_between = between_validations(data, config)
-        total = config.max_steps or config.epochs * steps_between
-        trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        optimizer = AdamW(trained, config.learning_rate, weight_decay=config.weight_decay)
-        self.schedule = OneCycleLR(optimizer, config.learning_rate, total_steps=total)
-        record = training.TrainState(step=0, seconds=0.0, best=-1.0, best_step=0, history=[], extensions=[])
-        record["settings"] = training.to_jsonable(config) if settings is None else settings
-        self.model, self.optimizer = accelerator.prepare(net, optimizer)
-        channels = data.image_shape[0]
+        # A validation an epoch, of a stream, which has none, after a tenth of the steps.
+        streamed = isinstance(data.train, Stream) and config.max_steps
+        between = max(1, streamed // 10) if streamed else steps_per_epoch(data.train, config.images_per_step)
+        super().__init__([("train", "classifier", net)], data, config, accelerator, between=between)
         self.adversary = (
-            InnerAttack(adversarial, net, accelerator, seed=config.seed, channels=channels) if adversarial else None
+            InnerAttack(adversarial, net, accelerator, seed=config.seed, channels=data.image_shape[0])
+            if adversarial
+            else None
         )
-        files = RunDirectory(place, accelerator, record, total, "classifier")
-        files.open_state(self.schedule, images=(data.train, data.validation), schedules=(self.schedule,))
-        super().__init__(data, config, accelerator, files, total=total, between=steps_between)
-        self.best = files.saved_weights(net)
+        settings = training.to_jsonable(config) if settings is None else settings
+        self.open_files(place, "classifier", settings, best=-1.0, best_step=0, history=[], extensions=[])
+        self.best = self.files.saved_weights(net)
         self.features = self._cached_features()
 
     def _cached_features(self) -> CachedFeatures | None:
@@ -169,14 +205,11 @@ class ClassifierTraining(SupervisedTraining):
         same = ends_with(self.net.eval(), head, x.to(self.accelerator.device))
         return CachedFeatures(self.net, head) if same else None
 
-    def part(self) -> Part:
-        return Part("train", self.optimizer, self.schedule)
-
     def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         step, alpha = self.record["step"], 1.0 if self.adversarial is None else self.adversarial.alpha
         x_adv = x if self.adversary is None else self.adversary(x, y, step, step / self.total)
-        self.model.train(not self.freeze_backbone)
-        return mixed_loss(self.features or self.model, x, x_adv, y, alpha)
+        model = self.networks[0].model.train(not self.freeze_backbone)
+        return mixed_loss(self.features or model, x, x_adv, y, alpha)
 
     def validate(self, log: Any, bar: Any) -> None:
         eps, most = (self.adversarial.eps, self.adversarial.robust_images) if self.adversarial else (None, 0)
@@ -194,10 +227,10 @@ class ClassifierTraining(SupervisedTraining):
             if better and writing:
                 self.save(self, None)
 
-    def summary(self, loss: float) -> str:
+    def summary(self) -> str:
         history = self.record["history"]
         validated = f" val {history[-1]['accuracy']:.1%}" if history else ""
-        return f"{self.images_per_second():.0f} images/s loss {loss:.3f}{validated}"
+        return f"{self.images_per_second():.0f} images/s loss {self.last_loss:.3f}{validated}"
 
     def best_model(self) -> nn.Module:
         """The net with its best weights, in eval mode; before the first validation with the latest ones."""
@@ -216,20 +249,14 @@ class ClassifierTraining(SupervisedTraining):
         }
 
 
-def save_weights(steps: ClassifierTraining, tested: dict[str, float] | None) -> None:
+def save_best(steps: ClassifierTraining, tested: dict[str, float] | None) -> None:
     """Write the weights and training.json of a training in memory to its directory."""
     summary = steps.description(tested) | {"finished": steps.record["step"] == steps.total}
-    net: Any = steps.net
-
-    def write(folder: Path) -> None:
-        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / "model.safetensors")
-        (folder / "training.json").write_text(sealed(summary))
-
     folder = steps.files.directory / "classifier"  # type: ignore[operator]
-    if isinstance(net, Classifier):
-        save_target(net, folder, f"# A classifier of {len(steps.data.classes)} classes\n", summary)
+    if isinstance(steps.net, Classifier):
+        save_target(steps.net, folder, f"# A classifier of {len(steps.data.classes)} classes\n", summary)
     else:
-        atomic_write_dir(folder, write)
+        save_weights(steps.net, folder, summary)
 
 
 def append_history(record: training.TrainState, metrics: dict[str, float]) -> bool:
@@ -269,13 +296,6 @@ def print_validation(record: training.TrainState, bar: Any, num_classes: int) ->
         )
     for text in notes:
         bar.console.print(f"  note: {text}", style="yellow", highlight=False)
-
-
-def between_validations(data: Data, config: ClassifierConfig) -> int:
-    """Steps from one validation to the next: an epoch, or of a stream, which has none, a tenth of all."""
-    if isinstance(data.train, Stream) and config.max_steps:
-        return max(1, config.max_steps // 10)
-    return steps_per_epoch(data.train, config.images_per_step)
 
 
 # The program

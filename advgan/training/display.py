@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.errors import warn
 from advgan.training.options import TrainingConfig
-from advgan.training.runtime.checkpoint import TrainState
 from advgan.training.runtime.loop import progress_bar
 from advgan.training.trainer import GANTrainer
 from advgan.training.trial import FGSMComparison
@@ -31,25 +30,16 @@ def first_that_fit(parts: Sequence[str], columns: int) -> str:
 
 
 class Display:
-    """The `bar` of a training; silent in all processes but the main one, and with progress=False but for warnings."""
+    """The `bar` of a `GeneratorTraining`; silent in all processes but the main one, and with progress=False but for
+    warnings."""
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        record: TrainState,
-        total: int,
-        config: TrainingConfig,
-        *,
-        score: str = "ASR",
-        title: str = "advgan",
-    ) -> None:
-        self.score = score
-        self.record, self.config, self.main = record, config, accelerator.is_main_process
-        self.shown = self.main and config.run.progress
+    def __init__(self, training: Any, title: str = "advgan") -> None:
+        accelerator, self.record, self.total = training.accelerator, training.record, training.total
+        self.score, self.config, self.main = training.images.score, training.config, accelerator.is_main_process
+        self.shown = self.main and self.config.run.progress
         self.terms: dict[str, float] = {}
-        self.total = total
-        self.bar = progress_bar(accelerator, disable=not config.run.progress)
-        self.task = self.bar.add_task(title, total=total, completed=record["step"], metrics="")
+        self.bar = progress_bar(accelerator, disable=not self.config.run.progress)
+        self.task = self.bar.add_task(title, total=self.total, completed=self.record["step"], metrics="")
 
     def update(self, terms: dict[str, float]) -> None:
         """The bar after a step, with the terms of the losses."""

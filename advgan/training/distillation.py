@@ -24,25 +24,22 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
 
 import advgan.training as training
 from advgan.classifiers import build_target, save_target
 from advgan.core.config import Real
-from advgan.core.errors import InputError, listing
+from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, steps_per_epoch
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.evaluation import predict
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.training.card import command, plain
+from advgan.training.card import UNFINISHED, command, percent, plain, target_card, trained, trained_on
 from advgan.training.frozen import training_context
-from advgan.training.run_directory import Place, RunDirectory, RunFlags, save_settings
+from advgan.training.run_directory import Place, RunFlags, save_settings
 from advgan.training.supervised import (
     ClassifierConfig,
-    Part,
     SupervisedTraining,
     accuracy,
     check_module,
@@ -127,7 +124,6 @@ class DistillationTraining(SupervisedTraining):
     """
 
     title = "distill"
-    folders = tuple(FOLDER.values())
 
     def __init__(
         self,
@@ -142,50 +138,29 @@ class DistillationTraining(SupervisedTraining):
         save: Save | None = None,
     ) -> None:
         self.nets, self.temperature, self.save = nets, temperature, save
+        networks = [(phase, folder, nets[phase]) for phase, folder in FOLDER.items()]
         epoch = steps_per_epoch(data.train, config.images_per_step)
-        self.steps_per_network = config.max_steps or config.epochs * epoch
-        optimizers = {
-            phase: AdamW(net.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-            for phase, net in nets.items()
-        }
-        self.schedules = {
-            phase: OneCycleLR(optimizer, config.learning_rate, total_steps=self.steps_per_network)
-            for phase, optimizer in optimizers.items()
-        }
+        super().__init__(networks, data, config, accelerator, between=epoch)
         settings = training.to_jsonable(config) | {"temperature": temperature} if settings is None else settings
-        record = training.TrainState(step=0, seconds=0.0, accuracies={}, settings=settings)
-        self.prepared = {phase: accelerator.prepare(nets[phase], optimizers[phase]) for phase in FOLDER}
-        files = RunDirectory(place, accelerator, record, 2 * self.steps_per_network, "distill")
-        files.open_state(*self.schedules.values(), images=(data.train, data.validation))
-        super().__init__(data, config, accelerator, files, total=2 * self.steps_per_network, between=epoch)
+        self.open_files(place, "distill", settings, accuracies={})
 
-    @property
-    def phase(self) -> Phase:
-        """That of the next step."""
-        return "teacher" if self.record["step"] < self.steps_per_network else "student"
-
-    def part(self) -> Part:
-        phase = self.phase
-        return Part(phase, self.prepared[phase][1], self.schedules[phase], FOLDER[phase])
+    def phase_of(self, step: int) -> Phase:
+        """That of the step with this number, counted from 1."""
+        return "teacher" if step <= self.steps else "student"
 
     def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        if self.phase == "teacher":
+        step = self.record["step"] + 1
+        if self.phase_of(step) == "teacher":
             q = F.one_hot(y, self.data.num_classes).float()
         else:
             with torch.no_grad():
                 q = soft_labels(self.nets["teacher"].eval()(x), self.temperature)
-        logits = self.prepared[self.phase][0].train()(x)
+        logits = self.network_of(step).model.train()(x)
         return soft_cross_entropy(logits, q, self.temperature).mean(), logits
-
-    def validation_due(self, step: int) -> bool:
-        return ((step - 1) % self.steps_per_network + 1) % self.between == 0 or step % self.steps_per_network == 0
-
-    def logged(self, step: int) -> bool:
-        return step % 10 == 0 or step % self.steps_per_network == 0
 
     def validate(self, log: Any, bar: Any) -> None:
         step = self.record["step"]
-        phase: Phase = "teacher" if step <= self.steps_per_network else "student"
+        phase = self.phase_of(step)
         score = accuracy(self.nets[phase], self.data.validation, self.accelerator)
         self.record["accuracies"][phase] = {"validation": score}
         if log:
@@ -196,10 +171,10 @@ class DistillationTraining(SupervisedTraining):
             if writing and self.save is not None:
                 self.save(self, phase, False)
 
-    def summary(self, loss: float) -> str:
-        phase: Phase = "teacher" if self.record["step"] <= self.steps_per_network else "student"
+    def summary(self) -> str:
+        phase = self.phase_of(self.record["step"])
         score = self.record["accuracies"].get(phase, {}).get("validation")
-        return f"{phase} loss {loss:.3f}" + ("" if score is None else f" val {score:.1%}")
+        return f"{phase} loss {self.last_loss:.3f}" + ("" if score is None else f" val {score:.1%}")
 
 
 # The program
@@ -281,32 +256,25 @@ def finalize(settings: Settings, steps: DistillationTraining) -> None:
 def card(settings: Settings, data: Data, record: training.TrainState, phase: Phase) -> str:
     """The model card: metrics and the command that trained it."""
     given = plain({k: v for k, v in training.to_jsonable(settings).items() if k not in training.IGNORED_ON_RESUME})
-    channels, height, width = data.image_shape
     accuracies, temperature = record["accuracies"][phase], f"temperature {settings.temperature:g}"
-    seconds = f"{record['seconds']:.0f} s"
-    tested = f"{accuracies['test']:.2%}" if "test" in accuracies else "not measured (the run did not end)"
     learned = {"teacher": "the labels", "student": "the probabilities of a teacher, another net of its kind"}[phase]
-    return f"""---
-library_name: advgan
-tags: [image-classification, adversarial-examples, defensive-distillation, advgan]
----
-# `{given["target"]}` on {given["dataset"]}, {phase} of a defensive distillation at {temperature}
-
-A classifier to be attacked: {channels}x{height}x{width} images in [0, 1] -> logits of {data.num_classes} classes.
-
-    from advgan.classifiers import load_target
-    model = load_target("{given["target"]}", weights=DIRECTORY)  # the directory of this card
-
-It learned {learned}, at {temperature} (Papernot et al. 2016, arXiv:1511.04508), and
-is used at temperature 1: its logits are {settings.temperature:g} times as large as a plain classifier's.
-
-| | |
-|---|---|
-| accuracy, test ({len(data.test)} images, seen once) | {tested} |
-| accuracy, validation ({len(data.validation)} images; nothing was chosen on them) | {accuracies["validation"]:.2%} |
-| trained on | {len(data.train)} images of {given["dataset"]}, classes {listing(plain(data.classes), 20)} |
-| training, of both nets | {record["step"]} steps of {settings.batch_size} images, {seconds}, seed {settings.seed} |
-| made by | `{command("train/distill.py", given)}` |
-
-This masks the gradients of the softmax and leaves the decisions unchanged: `eval/distillation.py` measures both.
-"""
+    rows = {
+        f"accuracy, test ({len(data.test)} images, seen once)": percent(accuracies.get("test"), UNFINISHED),
+        f"accuracy, validation ({len(data.validation)} images; nothing was chosen on them)": (
+            f"{accuracies['validation']:.2%}"
+        ),
+        "trained on": trained_on(given, data),
+        "training, of both nets": trained(record.values, settings.batch_size, settings.seed),
+        "made by": f"`{command('train/distill.py', given)}`",
+    }
+    return target_card(
+        f", {phase} of a defensive distillation at {temperature}",
+        "defensive-distillation, ",
+        given,
+        data,
+        f"It learned {learned}, at {temperature} (Papernot et al. 2016, arXiv:1511.04508), and\n"
+        f"is used at temperature 1: its logits are {settings.temperature:g} times as large as a plain classifier's.",
+        rows,
+        "This masks the gradients of the softmax and leaves the decisions unchanged: `eval/distillation.py` measures "
+        "both.",
+    )

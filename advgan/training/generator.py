@@ -330,16 +330,14 @@ class GeneratorTraining:
             step=0, seconds=0.0, best=-1.0, history=[], target_pass_seconds=[], shown_warnings=[], extensions=[]
         )
         self.record["settings"] = {**description.settings, **digests}
-        self.files = GeneratorFiles(
-            place,
-            self.accelerator,
-            self.record,
-            self.total,
-            description,
-            batch_size=self.batch_size,
-            objective=self.config.objective,
-            labelled=self.images.labelled,
-        )
+        self.files = GeneratorFiles(place, self.accelerator, self.record, self.total, "advgan")
+        self.files.objective = self.config.objective
+        self.files.about = {
+            "program": description.program,
+            "images": description.images,
+            "labelled": self.images.labelled,
+            "batch_size": self.batch_size,
+        }
         schedule = self.trainer.schedule
         splits: list[Split] = [self.images.train, self.images.validation]
         splits = splits if self.images.labelled else [split.unlabelled() for split in splits]
@@ -352,7 +350,7 @@ class GeneratorTraining:
         batches = self._batches()
         self.files.clear()  # all checks have passed: files of an earlier run are deleted
         self._call(callbacks, {})
-        display = Display(self.accelerator, self.record, self.total, self.config, score=self.images.score)
+        display = Display(self)
         with GracefulShutdown() as stop, self.files.open_log() as log, display.bar:
             try:
                 with self.files.naming_checkpoint():
@@ -372,9 +370,7 @@ class GeneratorTraining:
 
     def trial(self) -> FGSMComparison | None:
         """Take all steps, without validations, callbacks and files; the generator beside FGSM."""
-        display = Display(
-            self.accelerator, self.record, self.total, self.config, score=self.images.score, title="trial"
-        )
+        display = Display(self, title="trial")
         with display.bar:
             for x, y in self._batches():
                 self._train(x, y, display)

@@ -1,15 +1,13 @@
 """The files of a generator's training: the best generator with its card, training.json, training states."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate import Accelerator
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from advgan.core.errors import InputError
-from advgan.core.files import atomic_write, atomic_write_dir
+from advgan.core.files import atomic_write
 from advgan.core.json_files import read_sealed, sealed
 from advgan.core.threat_model import Threat
 from advgan.core.weights import digest
@@ -21,8 +19,8 @@ from advgan.training.build import Modules
 from advgan.training.card import generator_card
 from advgan.training.datasets import Images
 from advgan.training.options import FLAGS, TrainingConfig
-from advgan.training.run_directory import Place, RunDirectory
-from advgan.training.runtime.checkpoint import IGNORED_ON_RESUME, TrainState, extension_note
+from advgan.training.run_directory import RunDirectory, save_weights
+from advgan.training.runtime.checkpoint import IGNORED_ON_RESUME, extension_note
 
 
 @dataclass(frozen=True)
@@ -59,36 +57,30 @@ def describe(
 
 
 class GeneratorFiles(RunDirectory):
-    """The files of a generator's run; without a directory every method does nothing."""
+    """The files of a generator's run; without a directory every method does nothing.
 
-    def __init__(
-        self,
-        place: Place,
-        accelerator: Accelerator,
-        record: TrainState,
-        total_steps: int,
-        description: Description,
-        *,
-        batch_size: int,
-        objective: Mapping[str, Any],
-        labelled: bool = True,
-    ) -> None:
-        super().__init__(place, accelerator, record, total_steps, "advgan")
-        self.description, self.batch_size, self.labelled = description, batch_size, labelled
-        self.objective = objective  # in the place of settings that are None
-        self.digests: list[str] = []  # of the weights in generator/: the last two, of which a kill may leave either
+    objective   of the generator's loss, in the place of settings that are None
+    about       what the card holds beside settings and metrics, by the arguments of `generator_card`
+    digests     of the weights in generator/: the last two, of which a kill may leave either
+    """
+
+    objective: Mapping[str, Any]
+    about: Mapping[str, Any]
+    digests: Sequence[str] = ()
 
     def save(self, generator: Generator, discriminator: nn.Module | None, threshold: float, *, better: bool) -> None:
         """training.json, then (`better`) the generator with its card and the discriminator, if any, beside it."""
         with self.writing() as writing:
-            if writing:
+            if writing and self.directory is not None:
                 if better:
                     self.digests = [*self.digests[-1:], digest(generator.state_dict())]
                 self.write_training(finished=False)  # before the other files
+                if better and isinstance(discriminator, Discriminator):
+                    discriminator.save(self.directory / "discriminator")
+                elif better and discriminator is not None:
+                    save_weights(discriminator, self.directory / "discriminator")
                 if better:
-                    if discriminator is not None:
-                        self._save_discriminator(discriminator)
-                    generator.save(self.directory / "generator", self._card(threshold, generator))  # type: ignore[operator]
+                    generator.save(self.directory / "generator", self._card(threshold, generator))
 
     def saved_weights(self, model: nn.Module) -> dict[str, Tensor] | None:
         """The same, and InputError for the weights of another run with the same settings."""
@@ -104,29 +96,12 @@ class GeneratorFiles(RunDirectory):
             self.digests = expected[: expected.index(saved) + 1] if expected else [saved]
         return tensors
 
-    def _save_discriminator(self, discriminator: nn.Module) -> None:
-        folder = self.directory / "discriminator"  # type: ignore[operator]
-        if isinstance(discriminator, Discriminator):
-            discriminator.save(folder)
-        else:
-            weights = {name: value.contiguous() for name, value in discriminator.state_dict().items()}
-            atomic_write_dir(folder, lambda aside: save_file(weights, aside / "model.safetensors"))
-
     def _card(self, threshold: float, generator: Generator) -> str:
         settings = {name: value for name, value in self.record["settings"].items() if name not in IGNORED_ON_RESUME}
         settings = {name: value for name, value in settings.items() if not name.endswith("_sha256")}
         settings["init"] = self.record["settings"].get("init")  # a call with --resume need not repeat it
         labels, metrics = bool(generator.labels), self.record["history"][-1]
-        card = generator_card(
-            {**settings, **self.objective},
-            metrics,
-            threshold,
-            program=self.description.program,
-            labels=labels,
-            images=self.description.images,
-            labelled=self.labelled,
-            batch_size=self.batch_size,
-        )
+        card = generator_card({**settings, **self.objective}, metrics, threshold, labels=labels, **self.about)
         return card + extension_note(self.record)
 
     def write_training(self, *, finished: bool) -> None:

@@ -3,18 +3,18 @@ accuracy of a classifier, on clean images and under attack.
 """
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan.attacks import fgsm, pgd
 from advgan.classifiers.adapters import classes_of, image_shape_of, is_recorded
@@ -31,8 +31,9 @@ from advgan.data.sources import as_split, by_name, hold_out, note_shared
 from advgan.data.split import are_photos, attack_batch_size
 from advgan.evaluation import predict
 from advgan.training.defaults import MAX_STEPS
-from advgan.training.run_directory import RunDirectory
-from advgan.training.runtime.loop import GracefulShutdown, check_finite, progress_bar
+from advgan.training.run_directory import Place, RunDirectory, StepLoop
+from advgan.training.runtime.checkpoint import TrainState
+from advgan.training.runtime.loop import GracefulShutdown, check_finite
 
 
 @documented
@@ -149,100 +150,84 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
     return Data("images in memory", split, held, held, fitting[0] if fitting else tuple(map(str, range(n))))
 
 
-class Part(NamedTuple):
-    """Optimizer and schedule of a step, and the name of its metrics in TensorBoard."""
+class Network:
+    """A network in training: AdamW, and one cycle of the learning rate over `steps` steps.
 
-    name: str
-    optimizer: AcceleratedOptimizer
-    schedule: LRScheduler
-    folder: str = "classifier"  # of its weights in the directory of the run
-
-
-class SupervisedTraining(ABC):
-    """Steps on batches of labelled images. A subclass has the networks and the loss of a step.
-
-    total     steps in all
-    between   steps from one validation to the next
+    name     of its metrics in TensorBoard
+    folder   of its weights in the directory of the run
     """
 
-    title: str  # of the progress bar
-    progress: bool = True  # whether there is a bar, and a line per validation
-    folders: tuple[str, ...] = ()  # further folders of an earlier run in the directory
+    def __init__(
+        self, name: str, folder: str, net: nn.Module, config: ClassifierConfig, steps: int, accelerator: Accelerator
+    ) -> None:
+        self.name, self.folder, self.net = name, folder, net
+        trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        optimizer = AdamW(trained, config.learning_rate, weight_decay=config.weight_decay)
+        self.schedule = OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
+        self.model, self.optimizer = accelerator.prepare(net, optimizer)
+
+
+class SupervisedTraining(StepLoop):
+    """Steps on batches of labelled images, of one network after the other. A subclass has the loss of a step.
+
+    networks   (name, folder, net), as of `Network`, trained in place, each in as many steps
+    between    steps from one validation to the next
+    """
 
     def __init__(
         self,
+        networks: Iterable[tuple[str, str, nn.Module]],
         data: Data,
         config: ClassifierConfig,
         accelerator: Accelerator,
-        files: RunDirectory,
         *,
-        total: int,
         between: int,
     ) -> None:
         check_shift(config.shift, data.image_shape)
-        self.data, self.config, self.accelerator, self.files = data, config, accelerator, files
-        self.record, self.total, self.between = files.record, total, between
+        self.data, self.config, self.accelerator, self.between = data, config, accelerator, between
+        self.steps = config.max_steps or config.epochs * between
+        self.networks = [Network(*network, config, self.steps, accelerator) for network in networks]
+        self.total = len(self.networks) * self.steps
+        self.last_loss = 0.0
 
-    @abstractmethod
-    def part(self) -> Part:
-        """The part of the next step."""
+    def open_files(self, place: Place, log: str, settings: dict[str, Any], **values: Any) -> None:
+        """The record of the run, with further `values`, and its files, as they were where it is resumed; that of one
+        network may be resumed with another number of steps. `log`: name of the folder of TensorBoard's logs."""
+        self.record = TrainState(step=0, seconds=0.0, settings=settings, **values)
+        self.files = RunDirectory(place, self.accelerator, self.record, self.total, log)
+        schedules = tuple(network.schedule for network in self.networks)
+        extendable = schedules if len(schedules) == 1 else ()
+        self.files.open_state(*schedules, images=(self.data.train, self.data.validation), schedules=extendable)
+
+    def network_of(self, step: int) -> Network:
+        """The network that the step with this number trains, counted from 1."""
+        return self.networks[(step - 1) // self.steps]
 
     @abstractmethod
     def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and its logits (n, k)."""
 
-    @abstractmethod
-    def validate(self, log: Any, bar: Any) -> None:
-        """Evaluate on the validation images, print, log, and save."""
-
-    @abstractmethod
-    def summary(self, loss: float) -> str:
-        """The text beside the progress bar."""
-
     def validation_due(self, step: int) -> bool:
-        return step % self.between == 0 or step == self.total
+        return ((step - 1) % self.steps + 1) % self.between == 0 or step % self.steps == 0
 
-    def logged(self, step: int) -> bool:
-        return step % 10 == 0 or step == self.total
-
-    def run(self, on_start: Callable[[], None] | None = None) -> int:
-        """Take the steps that are left; the exit code of the signal that ended it, else 0.
-
-        on_start   called after all checks, before the first step
-        """
-        accelerator, record = self.accelerator, self.record
+    def run(self, on_start: Callable[[], None] = lambda: None) -> int:
+        """As `take_steps`."""
         batches = training_batches(
             self.data.train,
             self.config.images_per_step,
             seed=self.config.seed,
-            first=record["step"],
+            first=self.record["step"],
             last=self.total,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
             workers=2,
         )
-        self.files.clear(*self.folders)  # all checks have passed: files of an earlier run are deleted
-        if on_start is not None:
-            on_start()
-        bar = progress_bar(accelerator, disable=not self.progress)
-        with GracefulShutdown() as stop, self.files.open_log() as log, bar:
-            task = bar.add_task(self.title, total=self.total, completed=record["step"], metrics="")
-            for x, y in batches:
-                loss = self._step(x, y, log)
-                interrupted, due = stop.requested(accelerator), self.validation_due(record["step"])
-                if due:
-                    self.validate(log, bar)
-                bar.update(task, completed=record["step"], metrics=self.summary(loss))
-                if due or interrupted:
-                    self.files.save_state(record["step"])
-                if interrupted:
-                    break  # safe: the loader is not a prepared one, and every process stops at this step
-        accelerator.wait_for_everyone()
-        return stop.code
+        return self.take_steps(batches, *(network.folder for network in self.networks), on_start=on_start)
 
-    def _step(self, x: Tensor, y: Tensor, log: Any) -> float:
-        """One step; its loss, the mean over all processes."""
+    def step(self, batch: tuple[Tensor, Tensor], log: Any, stop: GracefulShutdown) -> None:
+        """One step; `last_loss` is its loss, the mean over all processes."""
         began, record, config, accelerator = time.perf_counter(), self.record, self.config, self.accelerator
+        x, y = batch
         moved = augment(
             x,
             shift=config.shift,
@@ -252,26 +237,25 @@ class SupervisedTraining(ABC):
             rank=accelerator.process_index,
             world=accelerator.num_processes,
         )
-        part = self.part()
+        network = self.network_of(record["step"] + 1)
         y = y.to(accelerator.device)
         loss, logits = self.loss(moved.to(accelerator.device), y)
         # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
-        value: float = accelerator.reduce(loss.detach(), reduction="mean").item()
-        with self.files.naming_checkpoint(part.folder):
-            check_finite({"the loss": value}, record["step"] + 1)
-        part.optimizer.zero_grad()
+        self.last_loss = accelerator.reduce(loss.detach(), reduction="mean").item()
+        with self.files.naming_checkpoint(network.folder):
+            check_finite({"the loss": self.last_loss}, record["step"] + 1)
+        network.optimizer.zero_grad()
         accelerator.backward(loss)
-        part.optimizer.step()
-        part.schedule.step()
+        network.optimizer.step()
+        network.schedule.step()
         record["step"] += 1
         record["seconds"] += time.perf_counter() - began
         step = record["step"]
-        if log and self.logged(step):
-            log.add_scalar(f"{part.name}/loss", value, step)
-            log.add_scalar(f"{part.name}/accuracy", (logits.argmax(1) == y).float().mean().item(), step)
-            log.add_scalar(f"{part.name}/learning rate", part.schedule.get_last_lr()[0], step)
-            log.add_scalar(f"{part.name}/images per second", self.images_per_second(), step)
-        return value
+        if log and (step % 10 == 0 or step % self.steps == 0):
+            log.add_scalar(f"{network.name}/loss", self.last_loss, step)
+            log.add_scalar(f"{network.name}/accuracy", (logits.argmax(1) == y).float().mean().item(), step)
+            log.add_scalar(f"{network.name}/learning rate", network.schedule.get_last_lr()[0], step)
+            log.add_scalar(f"{network.name}/images per second", self.images_per_second(), step)
 
     def images_per_second(self) -> float:
         return float(self.record["step"] * self.config.images_per_step / self.record["seconds"])

@@ -120,7 +120,7 @@ class GANTrainer:
         x_adv = perturbed(self.generator, batch) if self.config.optimization.accumulate == 1 else None
         for source in self.sources:
             reseed(source.model, self.step)
-        self.transforms.reseed(int(np.random.default_rng((self.config.run.seed, self.step, 3)).integers(2**40)))
+        self.transforms.reseed(int(self._rng(3).integers(2**40)))
         terms = {} if self.discriminator is None else self.discriminator_step(batch, x_adv)
         terms |= self.generator_step(batch, x_adv)
         # One synchronisation, of means: a NaN in any process stops all of them at the same step.
@@ -242,34 +242,31 @@ class GANTrainer:
                 y = self.model(x).argmax(1)
         if self.net.noise:  # every image twice, with different noise: what L_diversity compares
             x, y = (values[::2].repeat_interleave(2, dim=0)[: len(values)] for values in (x, y))
-        rng = np.random.default_rng((self.config.run.seed, self.step, 1))  # the same for a step after a resume
         first, total = self.accelerator.process_index * len(x), len(x) * self.accelerator.num_processes
         settings = self.config.optimization
         conditions = sample_conditions(
             self.net,
             y,
-            rng,
+            self._rng(1),
             first=first,
             total=total,
             targeted_fraction=settings.targeted_fraction,
             label_dropout=settings.label_dropout,
             eps_factor=curriculum_factor(settings.curriculum, self.step / self.total_steps),
         )
-        transform = self._drawn_transforms(total)[first : first + len(x)].to(x.device)
-        return Batch(x, y, conditions, transform, self._normalization())
+        # The transform of each image of the whole batch, by seed and step; of pairs in noise the same.
+        drawn = self._rng(2).integers(max(len(self.transforms), 1), size=total)
+        drawn = np.repeat(drawn[::2], 2)[:total] if self.net.noise else drawn
+        transform = torch.from_numpy(drawn)[first : first + len(x)].to(x.device)
+        normalization = None
+        if self.config.loss.random_normalization:  # of this step, the same in all processes
+            rng = self._rng(4)
+            normalization = rng.normal(RN_MEAN, RN_SPREAD), rng.normal(RN_STD, RN_SPREAD)
+        return Batch(x, y, conditions, transform, normalization)
 
-    def _drawn_transforms(self, total: int) -> Tensor:
-        """The transform of each image of a whole batch (total,), by seed and step; of pairs in noise the same."""
-        rng = np.random.default_rng((self.config.run.seed, self.step, 2))
-        drawn = rng.integers(max(len(self.transforms), 1), size=total)
-        return torch.from_numpy(np.repeat(drawn[::2], 2)[:total] if self.net.noise else drawn)
-
-    def _normalization(self) -> tuple[float, float] | None:
-        """Mean and deviation of this step's random normalisation, the same in all processes."""
-        if not self.config.loss.random_normalization:
-            return None
-        rng = np.random.default_rng((self.config.run.seed, self.step, 4))
-        return rng.normal(RN_MEAN, RN_SPREAD), rng.normal(RN_STD, RN_SPREAD)
+    def _rng(self, use: int) -> np.random.Generator:
+        """Random numbers of this step for a `use`, the same after a resume."""
+        return np.random.default_rng((self.config.run.seed, self.step, use))
 
     def _parts(self) -> dict[str, Any]:
         parts = {"generator": self.net, "optimizer_g": self.optimizer_g}

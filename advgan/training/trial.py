@@ -109,7 +109,10 @@ def chosen_settings(
     defaults = size_defaults(images.train.image_shape)
     choices: dict[str, dict[str, Any]] = {"unrolled": {"architecture": "unrolled"}}
     if patches := defaults.architecture == "patch":
-        choices["unet"] = UNET | _loss_of_unet(config, targeted)
+        # The relativistic loss for an untargeted U-Net, unless the settings choose the loss.
+        loss_chosen = config.loss.adversarial is not None or config.loss.kappa != LossConfig().kappa
+        plain = targeted or config.generator.any_class or loss_chosen
+        choices["unet"] = UNET | ({} if plain else {"adversarial": "relativistic"})
     if (saved := place.saved_settings()) is not None:
         return choices.get(saved.get("architecture", ""), {})
     size = batch_size_of(config, images.train, accelerator.num_processes)
@@ -133,12 +136,6 @@ def chosen_settings(
             f"generator is {network}; to keep the other one: architecture={defaults.architecture!r}"
         )
     return chosen
-
-
-def _loss_of_unet(config: TrainingConfig, targeted: bool) -> dict[str, Any]:
-    """The relativistic loss for an untargeted U-Net, unless the settings choose the loss."""
-    is_chosen = config.loss.adversarial is not None or config.loss.kappa != LossConfig().kappa
-    return {} if targeted or config.generator.any_class or is_chosen else {"adversarial": "relativistic"}
 
 
 def _unet_is_fast(images: Images, device: torch.device) -> bool:

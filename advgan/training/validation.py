@@ -1,6 +1,5 @@
 """Validation of a generator during training: the score that selects the best one, and warnings of collapse."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,7 +174,12 @@ class Validator:
         sums: dict[str, Tensor] = {}  # of this process's images
         histogram, attacked, hits = torch.zeros(3, self.logits[0].shape[1], device=self.accelerator.device)
         for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
-            x, y, y_target, x_adv = self._attacked(generator, setting, batch)
+            x, y = self._images(batch)
+            y_target = torch.full_like(y, -1 if setting.y_target is None else setting.y_target)
+            if setting.all_wrong_classes:
+                y_target = wrong_classes(generator.target_classes, y, torch.tensor(batch, device=y.device))
+            eps = torch.full_like(x[:, 0, 0, 0], setting.eps)
+            x_adv = generator(x, y, y_target, eps, self._noise(generator, batch))
             logits_adv = self.target(x_adv).float()
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
             eligible, accepted_adv = (logits.argmax(1) == y) & (y != y_target) & accepted, accepts(self.target, x_adv)
@@ -218,19 +222,6 @@ class Validator:
         if not setting.all_wrong_classes and setting.y_target is None:
             warnings = warnings + class_warnings(attacked, hits, histogram, labels=bool(generator.labels))
         return replace(first, metrics=metrics, predictions=histogram, warnings=warnings)
-
-    def _attacked(self, generator: Any, setting: EvalSetting, batch: range) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x, y, y_target and x_adv of a batch."""
-        x, y = self._images(batch)
-        y_target = self._targets(setting, batch, y, generator.target_classes)
-        eps = torch.full_like(x[:, 0, 0, 0], setting.eps)
-        return x, y, y_target, generator(x, y, y_target, eps, self._noise(generator, batch))
-
-    def _targets(self, setting: EvalSetting, batch: range, y: Tensor, target_classes: Sequence[int]) -> Tensor:
-        """The target class of each image of a batch, -1 for none; all wrong classes in turn if the setting has them."""
-        if not setting.all_wrong_classes:
-            return torch.full_like(y, -1 if setting.y_target is None else setting.y_target)
-        return wrong_classes(target_classes, y, torch.tensor(batch, device=y.device))
 
     def _noise(self, generator: Any, batch: range) -> Tensor | None:
         """The same noise for an image at every validation, whichever process has it."""
