@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -118,12 +119,14 @@ def as_split(
         return _folder(folder_path(source, name), image_shape, resize)
     if isinstance(source, DataLoader):
         source = _dataset_of(source)
-    if isinstance(source, TensorDataset):
+    if type(source) is TensorDataset and _class_names(source) is None:
         source = source.tensors
     if _is_table(source) or (isinstance(source, Dataset) and not isinstance(source, IterableDataset)):
         return _dataset(source, name)
     if isinstance(source, (IterableDataset, DataLoader)):
-        source = _in_memory(source, name)
+        classes = _class_names(source.dataset if isinstance(source, DataLoader) else source)
+        read = _tensors(*_in_memory(source, name), name)
+        return Source(read.split, _if_of(classes, read.split), numbered=True)
     if _is_array(source):
         return _tensors(source, None, name)
     if isinstance(source, (tuple, list)) and len(source) in (1, 2) and _is_array(source[0]):
@@ -180,8 +183,11 @@ def note_shared(train: Split | Stream, validation: Split | Stream) -> None:
 
 def _is_table(source: Any) -> bool:
     """Whether `source` is a map-style Dataset of the library datasets."""
-    map_style = hasattr(source, "__len__") and not isinstance(source, Mapping)
-    return map_style and type(source).__module__.startswith("datasets.")
+    return hasattr(source, "__len__") and not isinstance(source, Mapping) and _is_library(source)
+
+
+def _is_library(source: Any) -> bool:
+    return type(source).__module__.startswith("datasets.")
 
 
 def _is_array(value: Any) -> bool:
@@ -205,11 +211,12 @@ def _tensors(source: Any, labels: Any, name: str) -> Source:
 def _dataset_of(loader: DataLoader[Any]) -> Any:
     """The Dataset of a DataLoader, or the part that its sampler draws, if it can be read without its collate function
     (else the loader): the training has its own order."""
-    plain = loader.collate_fn is default_collate and not isinstance(loader.dataset, IterableDataset)
-    if not plain or not isinstance(loader.dataset, Dataset):
+    dataset = loader.dataset
+    map_style = _is_table(dataset) or (isinstance(dataset, Dataset) and not isinstance(dataset, IterableDataset))
+    if not map_style or loader.collate_fn is not default_collate:
         return loader
     drawn = _drawn(loader)
-    return loader.dataset if drawn is None else Subset(loader.dataset, drawn)
+    return dataset if drawn is None else Subset(dataset, drawn)
 
 
 def _drawn(loader: DataLoader[Any]) -> list[int] | None:
@@ -226,8 +233,9 @@ def _drawn(loader: DataLoader[Any]) -> list[int] | None:
     return sorted({int(i) for i in (chain.from_iterable(drawn) if sampler is batches else drawn)})
 
 
-def _in_memory(source: Any, name: str) -> tuple[Tensor, ...]:
-    """All images (and labels) of one pass, float32; raises InputError where they take more than MEMORY_LIMIT bytes."""
+def _in_memory(source: Any, name: str) -> tuple[Tensor, Tensor | None]:
+    """All images and labels (None: without) of one pass. Raises InputError where they take more than MEMORY_LIMIT
+    bytes."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for item in source:
@@ -245,8 +253,7 @@ def _in_memory(source: Any, name: str) -> tuple[Tensor, ...]:
             )
     if not images:
         raise InputError(f"{name} has no images")
-    x = torch.cat(images)
-    return (x, torch.cat(labels)) if labels else (x,)
+    return torch.cat(images), torch.cat(labels) if labels else None
 
 
 def _parts(item: Any) -> tuple[Any, Any]:
@@ -301,23 +308,45 @@ def _dataset(dataset: Any, name: str) -> Source:
         return Source(FloatSplit(images, torch.zeros(n, dtype=torch.long)).unlabelled())
     listed = _listed_labels(dataset, n, label)
     labels = [_parts(dataset[i])[1] for i in range(n)] if listed is None else listed
-    y = as_labels(labels, n, f"the labels of {name}")
-    classes = _class_names(dataset)
-    return Source(FloatSplit(images, y), classes if classes and int(y.max()) < len(classes) else None, numbered=True)
+    split = FloatSplit(images, as_labels(labels, n, f"the labels of {name}"))
+    return Source(split, _if_of(_class_names(dataset), split), numbered=True)
+
+
+def _if_of(classes: tuple[str, ...] | None, split: Split) -> tuple[str, ...] | None:
+    """`classes`, if there is one for each of the labels."""
+    return classes if classes and split.has_labels and int(split.labels.max()) < len(classes) else None
 
 
 def _class_names(dataset: Any) -> tuple[str, ...] | None:
-    """The names of a Dataset's classes, by label: the attribute `classes` (torchvision), or those of the column of
-    labels (the library datasets); None without them, or where its labels are mapped."""
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
+    """The names of a Dataset's classes, by label: the attributes `class_to_idx` or `classes` (torchvision), those of
+    the column of labels (the library datasets), of a Subset those of its Dataset, of a ConcatDataset those of its
+    parts; None without them, or where its labels are mapped.
+
+    Raises InputError for parts in which a class has another number.
+    """
     if getattr(dataset, "target_transform", None):
         return None
-    features = dataset.features if _is_table(dataset) else {}
-    columns = [feature for column, feature in features.items() if column.casefold() in LABEL]
+    features = dataset.features if _is_library(dataset) else {}
+    columns = [feature for column, feature in (features or {}).items() if column.casefold() in LABEL]
     names: Any = getattr(columns[0], "names", None) if len(columns) == 1 else getattr(dataset, "classes", None)
-    listed = isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)
-    return tuple(names) if listed else None
+    numbers = getattr(dataset, "class_to_idx", names)
+    if isinstance(names, Mapping):
+        names = [names.get(i) for i in range(len(names))]
+    if isinstance(numbers, Mapping) and {*numbers.values()} == {*range(len(numbers))}:
+        names = sorted(numbers, key=numbers.__getitem__)
+    if isinstance(names, (list, tuple, np.ndarray)) and len(names) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    if isinstance(dataset, Subset) and type(dataset).__getitem__ is Subset.__getitem__:
+        return _class_names(dataset.dataset)
+    parts = [_class_names(part) for part in dataset.datasets] if isinstance(dataset, ConcatDataset) else []
+    named = sorted(filter(None, parts), key=len)
+    for part in named[:-1]:
+        if numbered_otherwise(part, named[-1]):
+            raise InputError(
+                "the parts of a ConcatDataset must have their classes in one order, got "
+                f"{listing(part, 5)} and {listing(named[-1], 5)}"
+            )
+    return named[-1] if named else None
 
 
 def _listed_labels(dataset: Any, n: int, first: Any) -> Any:

@@ -55,8 +55,31 @@ class Mapped(Dataset[Any]):
         return X[i], -int(Y[i]) % 3
 
 
+class Dimmed(TensorDataset):
+    def __getitem__(self, i: int) -> Any:
+        x, y = super().__getitem__(i)
+        return x / 2, 2 - y
+
+
+class Reversed(Subset[Any]):
+    def __getitem__(self, i: Any) -> Any:
+        x, y = self.dataset[self.indices[i]]
+        return x, 2 - y
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self[i] for i in indices]
+
+
 def test_labels_are_those_of_the_items_where_targets_are_mapped() -> None:
+    """A TensorDataset's own __getitem__ was passed over; the names of a Dataset were those of a Subset's own labels."""
     assert torch.equal(as_split(Mapped()).split.labels, -Y % 3)
+    dimmed = as_split(Dimmed(X, Y)).split
+    assert torch.equal(dimmed.labels, 2 - Y)
+    assert torch.equal(next(dimmed.batches(12))[0], X / 2)
+    named: Any = Mapped()
+    named.classes = ["a", "b", "c"]
+    assert as_split(named).classes == as_split(Subset(named, range(12))).classes == ("a", "b", "c")
+    assert as_split(Reversed(named, range(12))).classes is None
 
 
 class Stream(IterableDataset[Any]):

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from advgan.attacks import pgd
 from advgan.classifiers import BlackBox
@@ -255,11 +255,30 @@ def agreement(model: nn.Module, split: Any) -> float:
     return (model(x).argmax(1) == y).float().mean().item()
 
 
+def default_collate_of_lists(items: list[Any]) -> Any:
+    return [torch.stack([x for x, _ in items]), torch.tensor([y for _, y in items])]
+
+
 def test_classes_of_a_dataset_have_the_numbers_of_the_model() -> None:
     """`classes` of torchvision's datasets and class names of a column of labels were not compared with the model's."""
     order = ("light", "dark", "grey")
     model, data = Brightness(order), Named("dark", "grey", "light")
-    for train in (data, Subset(data, range(20)), DataLoader(data, batch_size=4)):
+    wrong = Named("dark", "light", "grey")
+    named = TensorDataset(*next(iter(DataLoader(data, len(data)))))
+    named.class_to_idx = {"grey": 1, "light": 2, "dark": 0}  # type: ignore[attr-defined]
+    stacked = DataLoader(data, batch_size=4, collate_fn=default_collate_of_lists)
+    parts = ConcatDataset([Subset(data, range(9)), Subset(data, range(9, len(data)))])
+    with pytest.raises(InputError, match="parts of a ConcatDataset must have their classes in one order, got dark, gr"):
+        labelled_data(model, ConcatDataset([data, wrong]), None, 0)
+    for train in (
+        data,
+        Subset(data, range(20)),
+        DataLoader(data, batch_size=4),
+        parts,
+        DataLoader(parts),
+        stacked,
+        named,
+    ):
         images = labelled_data(model, train, None, 0)
         assert (images.classes, agreement(model, images.train), agreement(model, images.validation)) == (order, 1, 1)
         fitted = prepare_images(model.eval(), train, data, RunConfig(), Accelerator(cpu=True))
