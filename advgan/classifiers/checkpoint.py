@@ -166,9 +166,9 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def layers_digest(model: nn.Module) -> str:
-    """SHA-256 of a model's layers as they are printed: with strides, activations and constants that are no weights."""
-    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode()).hexdigest()
+def layers_digest(*models: nn.Module) -> str:
+    """SHA-256 of models' layers as they are printed: with strides, activations and constants that are no weights."""
+    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", "".join(map(repr, models))).encode()).hexdigest()
 
 
 def _identity(module: nn.Module) -> str | None:

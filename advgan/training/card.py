@@ -143,9 +143,8 @@ def percent(rate: float | None, without: str = "not defined") -> str:
 
 def detector_card(summary: dict[str, Any]) -> str:
     """Markdown for a detector: `summary` is its training.json."""
-    ignored = {*IGNORED_ON_RESUME, "target_sha256"}
     s, r = plain(summary["settings"]), plain(summary)
-    chosen = {key: value for key, value in s.items() if key not in ignored}
+    chosen = {key: value for key, value in s.items() if key not in IGNORED_ON_RESUME}
     rows = {
         f"clean test images rejected (n = {r['n_test']})": f"{r['fpr_test']:.2%}",
         f"of validation (n = {r['n_validation']}; the threshold was chosen on them, for {s['fpr']:.2%})": (
@@ -177,10 +176,10 @@ def plain(value: Any) -> Any:
 
 
 def command(program: str, settings: dict[str, Any]) -> str:
-    """A command line with the `settings` (values of JSON)."""
+    """A command line with the `settings` (values of JSON) that are flags, not digests or what was found by a flag."""
     arguments = [program]
     for name, value in settings.items():
-        if value is None or value is False or value in ((), []):
+        if name == "feature_layers" or name.endswith("_sha256") or value is None or value is False or value in ((), []):
             continue
         values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
         arguments += [f"--{name.replace('_', '-')}", *map(str, values)]

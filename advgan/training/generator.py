@@ -209,7 +209,8 @@ class GeneratorTraining:
         if not generator.labels and dropout != OptimizationConfig.label_dropout:
             note(f"label_dropout does nothing for a generator without labels as an input, got {dropout}")
         sources, layers = self._sources(others)
-        digests |= {"ensemble_sha256": [fingerprint(source.model) for source in sources[1:]]} if others else {}
+        models = [images.model, *(source.model for source in sources[1:])]
+        digests |= {"ensemble_sha256": [fingerprint(model) for model in models[1:]], LAYERS: layers_digest(*models)}
         digests |= {"feature_layers": layers} if layers else {}
         self.trainer = GANTrainer(
             images.model,
@@ -309,7 +310,7 @@ class GeneratorTraining:
         discriminator = modules.discriminator
         if discriminator is None and (modules.loss or self.config.loss.alpha):
             discriminator = Discriminator(shape[0], self.config.generator.architecture or "patch")
-        digests: dict[str, Any] = {"target_sha256": fingerprint(model), LAYERS: layers_digest(model)}
+        digests: dict[str, Any] = {"target_sha256": fingerprint(model)}
         digests["guide_sha256"] = None if given_guide is None else fingerprint(given_guide)
         if modules.init is not None and modules.initial is not None and not resume:
             digests["init_sha256"] = initialise(net, discriminator, modules.initial, modules.init)

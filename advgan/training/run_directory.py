@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from advgan.classifiers.checkpoint import layers_digest
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.files import atomic_write_dir, check_places, sweep
@@ -26,7 +27,7 @@ from advgan.core.json_files import read_object, read_sealed, sealed
 from advgan.core.lock import LOCK, acquire, create, release
 from advgan.core.weights import mismatch, read_checkpoint
 from advgan.data import Split
-from advgan.training.runtime.checkpoint import IMAGES, Checkpointer, TrainState, clear, latest_state, saving
+from advgan.training.runtime.checkpoint import IMAGES, NETWORKS, Checkpointer, TrainState, clear, latest_state, saving
 from advgan.training.runtime.loop import GracefulShutdown, Interrupted, Terminated, open_log, progress_bar
 
 _in_use: set[str] = set()  # directories of trainings of this process, which may acquire a lock twice
@@ -171,11 +172,16 @@ class RunDirectory:
 
     def open_state(self, *objects: Any, images: Iterable[Split], schedules: tuple[LRScheduler, ...] = ()) -> None:
         """Load the state of a resumed run: everything that the accelerator has prepared, the record, `objects`;
-        `schedules` are those that may be resumed with another number of steps. Raises InputError for other `images`."""
+        `schedules` are those that may be resumed with another number of steps. Raises InputError for other `images`,
+        and for other layers of the same weights."""
         if self.directory is None:
             return
         digests = "".join(split.fingerprint() for split in images)
-        self.record["settings"] = {**self.record["settings"], IMAGES: hashlib.sha256(digests.encode()).hexdigest()}
+        self.record["settings"] = {
+            **self.record["settings"],
+            IMAGES: hashlib.sha256(digests.encode()).hexdigest(),
+            NETWORKS: layers_digest(*map(self.accelerator.unwrap_model, self.accelerator._models)),
+        }
         state = Checkpointer(self.accelerator, self.directory, self.place.artefact, self.total, self.record, *objects)
         self.state = state
         if self.place.resume:

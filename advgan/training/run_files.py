@@ -98,7 +98,6 @@ class GeneratorFiles(RunDirectory):
 
     def _card(self, threshold: float, generator: Generator) -> str:
         settings = {name: value for name, value in self.record["settings"].items() if name not in IGNORED_ON_RESUME}
-        settings = {name: value for name, value in settings.items() if not name.endswith("_sha256")}
         settings["init"] = self.record["settings"].get("init")  # a call with --resume need not repeat it
         labels, metrics = bool(generator.labels), self.record["history"][-1]
         card = generator_card({**settings, **self.objective}, metrics, threshold, labels=labels, **self.about)

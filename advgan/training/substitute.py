@@ -365,7 +365,7 @@ class SubstituteFiles(RunDirectory):
         with self.writing() as writing:
             if writing and self.directory is not None:
                 self.write_training(finished=False)  # before what it stands beside
-                ignored = {*training.IGNORED_ON_RESUME, "black_box_sha256"}
+                ignored = training.IGNORED_ON_RESUME
                 settings = {name: value for name, value in record["settings"].items() if name not in ignored}
                 card = substitute_card(
                     {**settings, **self.objective}, record["history"][-1], threshold, program=command

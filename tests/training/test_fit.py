@@ -428,7 +428,27 @@ def test_a_run_is_resumed_with_the_layers_of_its_model(images: tuple[Tensor, Ten
 
     fitted(nn.LeakyReLU(0.1))
     for other in (nn.LeakyReLU(0.2), nn.Identity()):
-        with pytest.raises(InputError, match="target_layers was"):
+        with pytest.raises(InputError, match="target_layers_sha256 was"):
+            fitted(other, max_steps=9)
+    fitted(nn.LeakyReLU(0.1), max_steps=9)
+
+
+@pytest.mark.parametrize("place", ["guide", "ensemble"])
+def test_a_run_is_resumed_with_the_layers_of_its_guide_and_ensemble(
+    place: str, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    model, head = Linear(), Linear()
+
+    def fitted(body: nn.Module | None, **more: Any) -> None:
+        other = None if body is None else nn.Sequential(body, head).eval()
+        models, guide = (model, other) if place == "guide" else ([model, other] if other else model, None)
+        advgan.fit(
+            models, images, guide=guide, output_dir=tmp_path, resume=(tmp_path / "state").exists(), **SMALL | more
+        )
+
+    fitted(nn.LeakyReLU(0.1))
+    for other in (nn.LeakyReLU(0.2), None):
+        with pytest.raises(InputError, match="_sha256 was"):
             fitted(other, max_steps=9)
     fitted(nn.LeakyReLU(0.1), max_steps=9)
 

@@ -27,8 +27,10 @@ from advgan.training.runtime.distributed import in_any_process
 IGNORED_ON_RESUME = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "guide_dir"}
 IGNORED_ON_RESUME |= {"threads", "accumulate", "compile", "checkpoint_target", "init"}
 EXTENDABLE = {"epochs", "max_steps"}  # settings that a resumed run may raise
-IMAGES = "images_sha256"  # the setting that is the digest of the images
-LAYERS = "target_layers"  # the digest of the target's layers with what they print, like a stride or a mean
+# Settings that are digests: of the images; of the layers, as they are printed, of the trained networks and of those
+# under attack.
+IMAGES = "images_sha256"
+NETWORKS, LAYERS = "network_layers_sha256", "target_layers_sha256"
 OBJECTS_FILE, CHECKSUMS_FILE = "objects.pt", "SHA256SUMS"
 
 
@@ -125,7 +127,7 @@ class Checkpointer:
             saved = torch.load(folder / OBJECTS_FILE, map_location="cpu", weights_only=True)
             self.record.load_state_dict(saved[0])
         ignored = IGNORED_ON_RESUME | (EXTENDABLE if schedules else set())
-        ignored = ignored | ({IMAGES, LAYERS} - self.record["settings"].keys())  # of an older version
+        ignored = ignored | ({IMAGES, NETWORKS, LAYERS} - self.record["settings"].keys())  # of an older version
         if changed := settings_diff(self.record["settings"], settings, ignored):  # before weights, which may not fit
             raise InputError(f"a run is resumed with its own settings, but {changed}")
         with _naming(folder):
