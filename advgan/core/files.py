@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,33 @@ def atomic_write_dir(directory: Path, write: Callable[[Path], Any], *, keep: boo
         if directory.exists():
             _remove(old)
         _remove(aside)
+
+
+@contextmanager
+def staged(directory: Path) -> Iterator[Path]:
+    """A temporary folder whose files and folders, those in `logs` each, replace the ones of `directory` at the end,
+    JSON files last. Before that, and after an exception, `directory` is unchanged."""
+    sweep(directory)
+    aside = _aside(directory / "report", "aside")
+    try:
+        aside.mkdir()
+        yield aside
+        parts = [*aside.glob("logs/*"), *(path for path in aside.iterdir() if path.name != "logs")]
+        for part in sorted(parts, key=lambda part: part.suffix == ".json"):
+            place = directory / part.relative_to(aside)
+            if part.is_dir():
+                atomic_write_dir(place, partial(_move_content, part))
+            else:
+                os.replace(part, place)
+    except OSError as error:
+        raise _naming(directory, error) from None
+    finally:
+        _remove(aside)
+
+
+def _move_content(source: Path, folder: Path) -> None:
+    for path in source.iterdir():
+        path.rename(folder / path.name)
 
 
 @contextmanager

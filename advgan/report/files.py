@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from advgan.core.files import atomic_write, atomic_write_dir
+from advgan.core.files import atomic_write, atomic_write_dir, staged
 from advgan.core.fraction import eps_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.report.comparison import Comparison, Plot
@@ -23,13 +23,13 @@ from advgan.report.tensorboard import write_comparison
 
 
 def write_report(directory: Path, comparison: Comparison) -> None:
-    """Write all forms of a comparison to `directory` atomically, replacing earlier ones.
+    """Write all forms of a comparison to `directory`, replacing earlier ones once all are complete.
 
     figures/          a PNG per figure
     records/          a CSV per result, a line per image
     logs/compare/     for TensorBoard
     report.md, report.tex, report.html, results.csv (a line per row)
-    results.json      last: it marks a complete report
+    results.json
 
     Raises ValueError, before anything is written, if the summary holds what JSON cannot: NaN or infinity.
     """
@@ -46,16 +46,16 @@ def write_report(directory: Path, comparison: Comparison) -> None:
             lines = ([i, *line] for i, line in enumerate(zip(*columns, strict=True)))  # of the images
             (folder / f"{name}.csv").write_text(csv_text(["id", *result.records], lines))
 
-    (directory / "results.json").unlink(missing_ok=True)  # it must not describe other files
     by_file = {f"{files[name]}.png": plot for name, plot in plots.items()}
-    atomic_write(directory / "report.md", report(summary, plots, files))
-    atomic_write_dir(directory / "figures", partial(write_figures, by_file))
-    atomic_write_dir(directory / "records", write_records)
-    write_comparison(directory / "logs" / "compare", comparison, plots)
-    atomic_write(directory / "report.tex", latex(summary))
-    atomic_write(directory / "report.html", page)
-    atomic_write(directory / "results.csv", csv_text(ROW_KEYS, map(_row_line, summary["rows"])))
-    atomic_write(directory / "results.json", text)
+    with staged(directory) as folder:
+        atomic_write(folder / "report.md", report(summary, plots, files))
+        atomic_write_dir(folder / "figures", partial(write_figures, by_file))
+        atomic_write_dir(folder / "records", write_records)
+        write_comparison(folder / "logs" / "compare", comparison, plots)
+        atomic_write(folder / "report.tex", latex(summary))
+        atomic_write(folder / "report.html", page)
+        atomic_write(folder / "results.csv", csv_text(ROW_KEYS, map(_row_line, summary["rows"])))
+        atomic_write(folder / "results.json", text)
 
 
 def report(summary: Summary, plots: Mapping[str, Plot], files: Mapping[str, str]) -> str:

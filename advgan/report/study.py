@@ -5,7 +5,6 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.core.files import atomic_write, atomic_write_dir
+from advgan.core.files import atomic_write, staged
 from advgan.report.comparison import Plot
 from advgan.report.escaping import csv_text
 from advgan.report.figures import with_caption
@@ -63,27 +62,20 @@ class StudyReport:
     printed_notes: Sequence[str] = ()
 
     def write(self, directory: Path) -> None:
-        """Write all files atomically, the JSON file last. Raises ValueError, before anything is written, for NaN or
-        infinity in the summary."""
+        """Write all files, replacing earlier ones once all are complete. Raises ValueError, before anything is written,
+        for NaN or infinity in the summary."""
         text = json.dumps(self.summary, indent=2, allow_nan=False) + "\n"
-        by_folder: dict[str, dict[str, Plot]] = {}
-        for file, plot in self.figures.items():
-            folder, _, name = file.rpartition("/")
-            by_folder.setdefault(folder, {})[name] = plot
-        for folder, plots in by_folder.items():
-            if folder:
-                atomic_write_dir(directory / folder, partial(write_figures, plots))
-            else:
-                write_figures(plots, directory)
-        for folder in set(self.folders) - set(by_folder):  # of an earlier run
-            shutil.rmtree(directory / folder, ignore_errors=True)
-        atomic_write_dir(directory / "logs" / self.name, self._log)
-        if self.html is not None:
-            atomic_write(directory / f"{self.name}.html", self.html)
-        atomic_write(directory / f"{self.name}.md", self.markdown())
-        lines = ([row.get(column) for column in self.columns] for row in self.csv_rows)
-        atomic_write(directory / f"{self.name}.csv", csv_text(self.columns, lines))
-        atomic_write(directory / f"{self.name}.json", text)
+        with staged(directory) as folder:
+            write_figures(self.figures, folder)
+            self._log(folder / "logs" / self.name)
+            if self.html is not None:
+                atomic_write(folder / f"{self.name}.html", self.html)
+            atomic_write(folder / f"{self.name}.md", self.markdown())
+            lines = ([row.get(column) for column in self.columns] for row in self.csv_rows)
+            atomic_write(folder / f"{self.name}.csv", csv_text(self.columns, lines))
+            atomic_write(folder / f"{self.name}.json", text)
+        for name in set(self.folders) - {file.partition("/")[0] for file in self.figures}:  # of an earlier run
+            shutil.rmtree(directory / name, ignore_errors=True)
 
     def markdown(self) -> str:
         parts = [*heading(self.title, self.summary), *self.intro, ""]
@@ -136,6 +128,7 @@ def print_cache_hits(cache_hits: int, total: int | None = None) -> None:
 
 
 def write_figures(figures: Mapping[str, Plot], folder: Path) -> None:
-    """A PNG for each figure, by file name."""
+    """A PNG for each figure, by file name, with or without a folder."""
     for file, plot in figures.items():
+        (folder / file).parent.mkdir(exist_ok=True)
         Image.fromarray(plot.image).save(folder / file, optimize=True)

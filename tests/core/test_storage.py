@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from advgan.core.errors import InputError
-from advgan.core.files import HOST, atomic_write, atomic_write_dir, check_writable, read_text, replacing, sweep
+from advgan.core.files import HOST, atomic_write, atomic_write_dir, check_writable, read_text, replacing, staged, sweep
 
 
 @pytest.fixture
@@ -75,6 +75,33 @@ def test_failed_write_of_a_folder_names_it_not_the_temporary_one(tmp_path: Path,
         atomic_write_dir(tmp_path / "report", write)
     assert error.value.filename == ("input" if name == "another" else str(tmp_path / "report"))
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_a_report_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
+    """A full disk left new figures beside old tables, and no results.json."""
+
+    def files() -> dict[str, str]:
+        return {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def write(text: str, *paths: str) -> None:
+        with staged(tmp_path) as folder:
+            for path in paths:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_text(text)
+            if text == "full":
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "kept").write_text("old")
+    write("old", "results.json", "report.md", "figures/a.png", "logs/compare/events")
+    before = files()
+    with pytest.raises(OSError, match="No space") as error:
+        write("full", "report.md", "figures/b.png")
+    assert (error.value.filename, files()) == (str(tmp_path), before)
+    write("new", "results.json", "figures/b.png", "logs/sweep/events")
+    changed = {"results.json": "new", "figures/b.png": "new", "logs/sweep/events": "new"}
+    assert files() == {name: text for name, text in before.items() if name != "figures/a.png"} | changed
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_replacing_keeps_suffix_and_old_file_on_failure(tmp_path: Path) -> None:
