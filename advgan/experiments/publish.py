@@ -28,6 +28,7 @@ from advgan.core.files import atomic_write_dir
 from advgan.core.fraction import eps_text, parse_fraction
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat
+from advgan.core.training_record import unfinished
 from advgan.data import CUSTOM_DATASETS, Split, Stream, load_data, relabel
 from advgan.data.flags import ImageSettings
 from advgan.defenses import parse_classifier
@@ -35,6 +36,7 @@ from advgan.evaluation import evaluate, predict
 from advgan.evaluation.compatibility import class_info, own_input, predicted_labels, prepare_model_and_data
 from advgan.evaluation.loading import read_training_json
 from advgan.evaluation.statistics import rate
+from advgan.experiments.study import PART_OF_MNIST
 from advgan.models.generator import Generator
 from advgan.report.page import with_interval
 
@@ -98,6 +100,12 @@ def main(settings: Settings) -> None:
     exists = settings.output_dir.exists()
     if exists and not (settings.overwrite and (settings.output_dir / "config.json").is_file()):
         raise InputError(f"{settings.output_dir} exists: --overwrite replaces a checkpoint, and no other directory")
+    trained = read_training_json(folder).get("settings", {})
+    if progress := unfinished(folder):
+        raise InputError(f"expected a finished run, got {progress} in {settings.run}: --resume continues its training")
+    if trained.get("train_on") == "test" or (trained.get("dataset"), settings.dataset) == ("mnist", PART_OF_MNIST):
+        given = f"{settings.dataset} of {trained['dataset']}"
+        raise InputError(f"expected test images that the run was not trained on, got training images, {given}")
     spec = parse_classifier(settings.target, settings.target_weights)
     if settings.classifier and spec.weights is not None:
         raise InputError(f"a classifier's weights are the run's: expected no target_weights, got {spec.weights}")
@@ -106,8 +114,7 @@ def main(settings: Settings) -> None:
     weights = folder if settings.classifier else settings.run if spec.needs_weights else spec.path
     target = load_target(spec.name, weights)
     generator = None if settings.classifier else Generator.from_pretrained(folder, allowed_guides=[spec.name])
-    trained_on = read_training_json(folder).get("settings", {}).get("target_sha256")
-    if generator is not None and fingerprint(target) != trained_on:
+    if generator is not None and fingerprint(target) != trained.get("target_sha256"):
         raise InputError(
             "the generator was trained on another classifier than this target, or its run does not record on which"
         )

@@ -68,7 +68,7 @@ def test_cells_and_a_report(finished: Path) -> None:
 
 def test_finished_cells_are_kept_as_a_user_runs_it(finished: Path, script: Run, words: list[str]) -> None:
     trained = (finished / "full-0" / "training.json").read_text()
-    done = script("eval/ablation.py", *words, "--variants", "full", "no-gan", "--output-dir", finished)
+    done = script("eval/ablation.py", *words, "--variants", "full", "--output-dir", finished)
     assert f"report: {finished / 'report.md'}" in done.stdout
     assert (finished / "full-0" / "training.json").read_text() == trained  # with the times of the first
 
@@ -77,7 +77,8 @@ def test_a_variant_or_a_seed_that_is_given_twice_counts_once(
     finished: Path, call: Callable[..., list[list[str]]], tmp_path: Path
 ) -> None:
     shutil.copytree(finished, tmp_path / "out")
-    assert not call("--variants", "full", "full", "--seeds", 0, 0, "--output-dir", tmp_path / "out")
+    (compared,) = call("--variants", "full", "full", "--seeds", 0, 0, "--output-dir", tmp_path / "out")
+    assert Path(compared[0]).name == "compare.py"  # not trained again
     (cell,) = json.loads((tmp_path / "out" / "results.json").read_text())["full"]
     assert cell["row"]["status"] == "ok"
 
@@ -109,6 +110,20 @@ def test_a_cell_trained_otherwise_is_not_passed_off(
     assert "full-0 was trained otherwise" in said
     assert message in said
     assert said.endswith("choose another --output-dir")
+
+
+def test_a_generator_of_weights_that_were_replaced_is_not_passed_off(
+    finished: Path, words: list[str], classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Run
+) -> None:
+    """The results of the classifier that was at the same path before were shown."""
+    shutil.copytree(finished / "full-0", tmp_path / "full-0")
+    record = read_sealed(tmp_path / "full-0" / "training.json")
+    record["settings"]["target_sha256"] = "0" * 64  # of the weights of then
+    (tmp_path / "full-0" / "training.json").write_text(sealed(record))
+    monkeypatch.setattr(programs, "run_until_signal", lambda command: script(*command[1:]).returncode)
+    with no_figures(), pytest.raises(SystemExit) as stop:
+        run(ablation.main, ablation.Settings, [*words, "--variants", "full", "--output-dir", str(tmp_path)])
+    assert stop.value.code == 2
 
 
 def test_a_training_that_was_stopped_is_not_compared(
@@ -164,6 +179,8 @@ def test_detector_of_each_cell(
     started: list[DetectorSettings] = []
 
     def start(command: list[str]) -> int:
+        if Path(command[1]).name == "compare.py":
+            return 0
         assert Path(command[1]).name == "detector.py"
         started.append(parse(DetectorSettings, command[2:]))
         folder = started[-1].output_dir / "detector"

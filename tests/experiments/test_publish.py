@@ -82,6 +82,22 @@ def test_a_generator_of_another_classifier_is_refused(made, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"finished": False, "steps": 20, "total_steps": 100}, "expected a finished run, got step 20 of 100"),
+        ({"settings": {"dataset": "mnist5k", "train_on": "test"}}, "got training images, mnist5k of mnist5k"),
+        ({"settings": {"dataset": "mnist"}}, "got training images, mnist5k of mnist"),
+    ],
+)
+def test_what_was_stopped_or_trained_on_the_images_is_not_published_as_unseen(record, message, made, tmp_path, capsys):
+    """The card says that the images were used neither in training nor in selection."""
+    (made / "training.json").write_text(json.dumps({"settings": {}} | record))
+    with pytest.raises(SystemExit):
+        publish(made, tmp_path / "out")
+    assert message in capsys.readouterr().err
+
+
 def few() -> Data:
     """The embedded digits with their first 10 test images."""
     data = load_data("mnist5k")

@@ -98,20 +98,20 @@ def run_variant(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     """Train one variant with one seed and compare it on the test images, as far as that is not done."""
     directory = settings.output_dir / f"{variant}-{seed}"
     arguments, train_settings = training_flags(settings, variant, seed)
-    results, detector = directory / "results.json", directory / "detector" / "training.json"
+    detector = directory / "detector" / "training.json"
     if ensure_trained("train/advgan.py", arguments, directory, train_settings, "generator"):
-        results.unlink(missing_ok=True)  # of another generator
-        detector.unlink(missing_ok=True)
+        detector.unlink(missing_ok=True)  # of another generator
     flags = flags_of(train_settings, SHARED_SETTINGS)
     flags += ["--generator", str(directory), "--output-dir", str(directory), "--attacks"]
-    if not results.exists():
-        run_script("eval/compare.py", *flags, "advgan")
-    if settings.detector and not detector.exists():
-        run_script("train/detector.py", *flags, "--kind", "binary", "--fpr", "0.01", "--overwrite")
-    rows = json.loads(results.read_text())["rows"]
+    run_script("eval/compare.py", *flags, "advgan")  # again: its results are kept, for this classifier and these images
+    rows = json.loads((directory / "results.json").read_text())["rows"]
     row = next(row for row in rows if row["attack"] == "advgan")
+    if row["access"] == "transfer":
+        raise InputError(f"{directory} was trained on another classifier: choose another --output-dir")
     if row["asr"] is None:
         raise InputError(f"the comparison in {directory} failed: {row['status']}")
+    if settings.detector and not detector.exists():
+        run_script("train/detector.py", *flags, "--kind", "binary", "--fpr", "0.01", "--overwrite")
     run = {"row": row, "training": read_sealed(directory / "training.json")}
     return run | ({"detector": read_sealed(detector)["attacks"][0]} if settings.detector else {})
 
