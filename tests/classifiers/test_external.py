@@ -1,5 +1,6 @@
 """External classifiers: each loader against a small model of its library, and its errors."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,20 @@ def test_transformers_equal_processor_and_model(hf_dirs, kind):
     assert {p.dtype for p in target.parameters()} == {torch.float32}
     assert target.image_shape == (3, 32, 32)
     assert target.classes == (None if kind == "vit" else ("cat", "dog", "green frog, Rana"))
+
+
+def test_photos_of_transformers_are_resized_before_the_crop_as_its_processor_does(hf_dirs, tmp_path):
+    """Their shorter side became that of the crop."""
+    import transformers
+
+    convnext = transformers.ConvNextImageProcessor(size={"shortest_edge": 28}, crop_pct=0.875)
+    crop = {"height": 32, "width": 32}
+    mobile = transformers.MobileNetV2ImageProcessor(size={"shortest_edge": 40}, crop_size=crop)
+    for processor, side, resize in ((convnext, 28, 32), (mobile, 32, 40)):
+        shutil.copytree(hf_dirs / "resnet", tmp_path / str(side))
+        processor.save_pretrained(tmp_path / str(side))
+        target = load_target(f"hf:{tmp_path / str(side)}")
+        assert (target.image_shape, target.resize) == ((3, side, side), resize)
 
 
 def test_transformers_with_weights_file(hf_dirs):

@@ -37,7 +37,8 @@ def load(
     channels, height, width = _default_image_shape(config, processor)
     mean, std = _normalisation(processor, channels, name)
     shape, classes = (channels, height, width), classes_of(model)
-    return wrap_external(model, name, shape, image_shape, mean=mean, std=std, classes=classes)
+    resize = _resize(processor)
+    return wrap_external(model, name, shape, image_shape, mean=mean, std=std, classes=classes, resize=resize)
 
 
 def _read(kind: Any, source: str, name: str, **settings: Any) -> Any:
@@ -52,6 +53,15 @@ def _default_image_shape(config: Any, processor: Any) -> ImageShape:
     size = dict(size or getattr(processor, "size", None) or {})
     side = size.get("shortest_edge", getattr(config, "image_size", 224))
     return getattr(config, "num_channels", 3), size.get("height", side), size.get("width", side)
+
+
+def _resize(processor: Any) -> int | None:
+    """The shorter side to which the processor resizes an image before its crop; None: that of the crop, or no crop."""
+    side = dict(getattr(processor, "size", None) or {}).get("shortest_edge")
+    if side is None or getattr(processor, "do_center_crop", False):
+        return side
+    share = getattr(processor, "crop_pct", None)  # of ConvNeXt's, for images below 384 pixels
+    return int(side / share) if share and side < 384 else None
 
 
 def _normalisation(processor: Any, channels: int, name: str) -> tuple[list[float], list[float]]:
