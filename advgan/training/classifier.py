@@ -187,7 +187,8 @@ class ClassifierTraining(SupervisedTraining):
             if adversarial
             else None
         )
-        settings = training.to_jsonable(config) if settings is None else settings
+        attack = adversarial and vars(adversarial) | {"members": [*map(fingerprint, adversarial.members)]}
+        settings = training.to_jsonable(config) | {"adversarial": attack} if settings is None else settings
         self.open_files(place, "classifier", settings, best=-1.0, best_step=0, history=[], extensions=[])
         self.best = self.files.saved_weights(net)
         self.features = self._cached_features()

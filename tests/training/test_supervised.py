@@ -111,6 +111,13 @@ def test_same_seed_gives_same_weights_and_resume_of_finished_run_keeps_them(
     assert (tmp_path / "classifier" / "model.safetensors").exists()
     with pytest.raises(InputError, match="already holds a classifier"):
         train_classifier(net(), bars, epochs=2, output_dir=tmp_path, **SMALL)
+    for changed, message in (
+        ({"adversarial": adversarial_config("fgsm", 0.1)}, "adversarial was None, now"),
+        ({}, "lay"),
+    ):
+        other = net() if changed else nn.Sequential(*net(), nn.Tanh())
+        with pytest.raises(InputError, match=message):
+            train_classifier(other, bars, epochs=3, output_dir=tmp_path, resume=True, **SMALL, **changed)
 
 
 def test_distilled_student_agrees_with_teacher_and_has_larger_logits(bars: tuple[Tensor, Tensor]) -> None:
