@@ -239,6 +239,16 @@ def test_global_switches_are_restored(tmp_path: Path) -> None:
     assert torch.equal(x.grad, torch.full_like(x, 0.25))
 
 
+def test_switches_that_cannot_be_read_again_are_restored(tmp_path: Path) -> None:
+    """A device that is not there, and a working folder that is gone."""
+    text = "import os, tempfile, torch\nos.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())\n"
+    write_files(tmp_path, {"mine.py": f"{text}torch.set_default_device('hpu')\ndef build():\n    torch.zeros(1)\n"})
+    folder = Path.cwd()
+    with pytest.raises(InputError, match=r"cannot be built: .*mine.py, line 5"):
+        load(tmp_path / "mine.py")
+    assert (Path.cwd(), torch.zeros(1).device.type) == (folder, "cpu")
+
+
 def test_weights_created_in_inference_mode_are_normal_tensors(tmp_path: Path) -> None:
     text = f"{NET}\nguard = torch.inference_mode(); guard.__enter__()\ndef build():\n"
     text += (

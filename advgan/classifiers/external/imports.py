@@ -175,7 +175,7 @@ SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     ),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_num_threads, lambda n: None if n == torch.get_num_threads() else torch.set_num_threads(n)),
     (os.getcwd, os.chdir),
     (np.geterr, lambda errors: np.seterr(**errors)),
     (sys.getrecursionlimit, sys.setrecursionlimit),
@@ -194,9 +194,8 @@ def preserve_global_state() -> Iterator[None]:
                 if torch.is_inference_mode_enabled():  # entered and not left
                     _GUARDS.extend(guard for guard in gc.get_objects() if type(guard) is torch.inference_mode)
     finally:
-        for (get, put), value in zip(SWITCHES, before, strict=True):
-            if get() != value:
-                put(value)
+        for (_, put), value in zip(SWITCHES, before, strict=True):  # not read again: a broken device, no folder
+            put(value)
 
 
 def attributes_digest(model: torch.nn.Module, modules: dict[str, ModuleType]) -> str:
