@@ -100,7 +100,7 @@ def staged(directory: Path) -> Iterator[Path]:
 
 def _move_content(source: Path, folder: Path) -> None:
     for path in source.iterdir():
-        path.rename(folder / path.name)
+        shutil.move(path, folder)  # which may be on another disk, behind a link
 
 
 @contextmanager

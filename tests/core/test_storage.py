@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,24 @@ def test_files_of_a_report_are_replaced_together_or_not_at_all(tmp_path: Path) -
     changed = {"results.json": "new", "figures/b.png": "new", "logs/sweep/events": "new"}
     assert files() == {name: text for name, text in before.items() if name != "figures/a.png"} | changed
     assert not list(tmp_path.glob(".*"))
+
+
+def test_folder_of_a_report_may_be_a_link_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, disk = os.rename, tmp_path / "disk"
+
+    def within_a_disk(source: Any, place: Any) -> None:
+        if (disk in Path(source).parents) != (disk in Path(place).parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, place)
+
+    monkeypatch.setattr(os, "rename", within_a_disk)
+    (disk / "figures").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "figures").symlink_to(disk / "figures")
+    with staged(tmp_path / "run") as folder:
+        (folder / "figures").mkdir()
+        (folder / "figures" / "a.png").write_text("new")
+    assert (disk / "figures" / "a.png").read_text() == "new"
 
 
 def test_replacing_keeps_suffix_and_old_file_on_failure(tmp_path: Path) -> None:
