@@ -22,6 +22,7 @@ from advgan.training.datasets import prepare_images
 from advgan.training.detector import DetectorConfig, first_images
 from advgan.training.distillation import distill
 from advgan.training.options import RunConfig
+from advgan.training.runtime.checkpoint import OBJECTS_FILE, _write_checksums, latest_state
 from advgan.training.substitute import SubstituteConfig, attacker_data, train_substitute
 from advgan.training.supervised import ClassifierConfig, labelled_data
 
@@ -118,6 +119,20 @@ def test_same_seed_gives_same_weights_and_resume_of_finished_run_keeps_them(
         other = net() if changed else nn.Sequential(*net(), nn.Tanh())
         with pytest.raises(InputError, match=message):
             train_classifier(other, bars, epochs=3, output_dir=tmp_path, resume=True, **SMALL, **changed)
+
+
+def test_adversarial_run_of_an_older_version_is_resumed(bars: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    """Its settings do not record the inner attack: it was refused as "adversarial was None"."""
+    attack = {"adversarial": adversarial_config("fgsm", 0.1)}
+    train_classifier(net(), bars, epochs=1, output_dir=tmp_path, **SMALL, **attack)
+    state = latest_state(tmp_path, "classifier")
+    assert state is not None
+    objects = torch.load(state / OBJECTS_FILE, weights_only=True)
+    del objects[0]["settings"]["adversarial"]
+    torch.save(objects, state / OBJECTS_FILE)
+    _write_checksums(state)
+    resumed = train_classifier(net(5), bars, epochs=1, output_dir=tmp_path, resume=True, **SMALL, **attack)
+    assert accuracy(resumed, *bars) > 0.5
 
 
 def test_distilled_student_agrees_with_teacher_and_has_larger_logits(bars: tuple[Tensor, Tensor]) -> None:

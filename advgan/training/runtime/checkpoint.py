@@ -31,6 +31,7 @@ EXTENDABLE = {"epochs", "max_steps"}  # settings that a resumed run may raise
 # under attack.
 IMAGES = "images_sha256"
 NETWORKS, LAYERS = "network_layers_sha256", "target_layers_sha256"
+NOT_OF_OLDER = {IMAGES, NETWORKS, LAYERS, "adversarial"}  # settings that runs of an older version do not record
 OBJECTS_FILE, CHECKSUMS_FILE = "objects.pt", "SHA256SUMS"
 
 
@@ -127,7 +128,7 @@ class Checkpointer:
             saved = torch.load(folder / OBJECTS_FILE, map_location="cpu", weights_only=True)
             self.record.load_state_dict(saved[0])
         ignored = IGNORED_ON_RESUME | (EXTENDABLE if schedules else set())
-        ignored = ignored | ({IMAGES, NETWORKS, LAYERS} - self.record["settings"].keys())  # of an older version
+        ignored = ignored | (NOT_OF_OLDER - self.record["settings"].keys())
         if changed := settings_diff(self.record["settings"], settings, ignored):  # before weights, which may not fit
             raise InputError(f"a run is resumed with its own settings, but {changed}")
         with _naming(folder):
