@@ -16,10 +16,13 @@ def distances(results: Iterable[Result]) -> dict[Scenario, dict[str, np.ndarray]
 
     Of a minimum-norm attack it is the norm of its perturbation, of a bounded one the smallest eps at which it succeeds
     (the norm inside that ball has no meaning: the attack does not minimise it); inf without success.
-    Of the groups that are `compared`.
+    Of the groups that are `compared` in their scenario.
     """
+    of_scenario = defaultdict[Scenario, list[Result]](list)
+    for result in results:
+        of_scenario[group_of(result.row).scenario].append(result)
     by_scenario: dict[Scenario, dict[str, np.ndarray]] = {}
-    for group, members in compared(results).items():
+    for group, members in (item for part in of_scenario.values() for item in compared(part).items()):
         by_attack = by_scenario.setdefault(group.scenario, {})
         for result in members:
             records, attack, size = result.records, result.row["attack"], result.records[group.norm]
@@ -90,6 +93,6 @@ def _at_every_eps(bounded: Sequence[Result]) -> list[Result]:
 
     def at_all_eps(result: Result) -> bool:
         scenario = group_of(result.row).scenario
-        return eps_values[scenario, result.row["attack"]] == eps_values[scenario]
+        return bool(eps_values[scenario]) and eps_values[scenario, result.row["attack"]] == eps_values[scenario]
 
     return [result for result in bounded if at_all_eps(result)]

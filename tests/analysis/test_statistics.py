@@ -195,6 +195,15 @@ def test_distances_are_minima_over_eps_per_norm() -> None:
     np.testing.assert_allclose(linf["deepfool"], [0.05, 0.4, INF], rtol=1e-6)
 
 
+def test_distances_of_few_attacks_in_another_norm_are_kept() -> None:
+    many = [result(f"linf-{i}", "10", norms=[0.1, 0.2], protocol="minimal-norm") for i in range(9)]
+    few = [result(f"l2-{i}", "10", norms=[1, 2], protocol="minimal-norm", norm="l2") for i in range(2)]
+    by_scenario = distances(many + few)
+    assert {scenario[1]: len(attacks) for scenario, attacks in by_scenario.items()} == {"linf": 9, "l2": 2}
+    check = result("pgd", "11", eps=0.5)  # alone at another eps of the same norm
+    assert "pgd" not in distances([result(f"a{i}", "10") for i in range(5)] + [check]).popitem()[1]
+
+
 def test_local_optimality_computed_by_hand() -> None:
     a, b = [0.1, 0.4, 0.3, INF], [0.2, 0.2, INF, INF]
     rows = strict_json(
