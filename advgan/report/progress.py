@@ -35,9 +35,9 @@ def result_progress(total: int, *, silent: bool = False) -> Iterator[StartResult
     """On stderr: `start_result(name, images)` starts the next result (images None: unknown number), and returns a
     function to be called with the number of images of each batch. Of several processes all but one are `silent`.
 
-    with result_progress(len(calls)) as start_result:
-        for call in calls:
-            cache.run(**call, progress=start_result("fgsm on mnist-c", len(x)))
+    with result_progress(len(points)) as start_result:
+        for point in points:
+            cache.run(point, start_result("fgsm on mnist-c", len(x)))
     """
     console = bar_console(stderr=True)
     with BarOrLines(*_columns(console.width), unit="results", console=console, disable=silent) as bar:

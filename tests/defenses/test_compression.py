@@ -14,7 +14,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.defenses import adaptive, defend, load_classifier
 from advgan.defenses.compression import LAYERS, int8
-from advgan.evaluation import ResultCache, TargetModel
+from advgan.evaluation import GridPoint, ResultCache, TargetModel
 
 
 @pytest.fixture
@@ -103,11 +103,8 @@ def test_prune_mask_is_saved_and_loaded(target: nn.Module, x: Tensor, tmp_path: 
 def test_wrapped_classifier_unchanged_and_forwards_counted(word: str, target: nn.Module, x: Tensor) -> None:
     before, logits = fingerprint(target), target(x)
     defense = defend(target, word)
-    row = (
-        ResultCache(None, x, defense(x).argmax(1))
-        .run(parse_attack("fgsm"), TargetModel(word, defense), Threat("linf", 0.1))
-        .row
-    )
+    point = GridPoint(parse_attack("fgsm"), TargetModel(word, defense), Threat("linf", 0.1))
+    row = ResultCache(None, x, defense(x).argmax(1)).run(point).row
     assert (row["status"], row["forwards_per_image"], row["backwards_per_image"]) == ("ok", 1, 1)
     assert fingerprint(target) == before
     assert torch.equal(target(x), logits)
