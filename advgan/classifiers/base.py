@@ -1,15 +1,14 @@
 """Base class of built-in targets: a classifier with its name, shapes and normalisation."""
 
 import reprlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from advgan.core.errors import InputError, one_line
+from advgan.core.errors import InputError
 from advgan.core.json_files import check_int
 
 ImageShape = tuple[int, int, int]  # channels, height, width
@@ -25,17 +24,6 @@ def check_shape(shape: Any, message: str) -> None:
     )
     if not whole or shape[0] not in (1, 3) or max(shape) > MAX_SIDE:
         raise InputError(f"{message}, got {tuple(shape) if whole else reprlib.repr(shape)}")
-
-
-@contextmanager
-def explained(before: str, after: str = "") -> Iterator[None]:
-    """A block that runs anybody's code, which may raise anything: an InputError with the reason between both texts."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{before}{one_line(error)}{after}") from error
 
 
 class Classifier(nn.Module):

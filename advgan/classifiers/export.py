@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from advgan.classifiers.base import ImageShape, explained
+from advgan.classifiers.base import ImageShape
 from advgan.classifiers.external.onnx import open_session
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, explained
 from advgan.core.files import replacing
 from advgan.core.optional import require_package
 

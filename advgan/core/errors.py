@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
@@ -62,6 +63,17 @@ def one_line(error: BaseException | str) -> str:
     except Exception:  # of a class of the user's
         text = ""
     return text[:200] or type(error).__name__
+
+
+@contextmanager
+def explained(before: str, after: str = "") -> Iterator[None]:
+    """A block that runs anybody's code, which may raise anything: an InputError with the reason between both texts."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{before}{one_line(error)}{after}") from error
 
 
 def warn(text: object) -> None:

@@ -23,10 +23,9 @@ from torch.export import Dim
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from advgan.classifiers import Classifier, fingerprint
-from advgan.classifiers.base import explained
 from advgan.classifiers.export import require_onnx, without_stack_traces
 from advgan.classifiers.external.onnx import open_session
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, explained
 from advgan.core.files import check_writable, replacing, sweep
 from advgan.core.threat_model import Threat, squash_to_ball
 from advgan.models.generator import Generator

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from advgan.classifiers.adapters import OutputAdapter, Scripted, classes_of, is_recorded
-from advgan.classifiers.base import MAX_CLASSES, Classifier, ImageShape, check_shape, explained
+from advgan.classifiers.base import MAX_CLASSES, Classifier, ImageShape, check_shape
 from advgan.classifiers.black_box import BlackBox
 from advgan.classifiers.checkpoint import build_configured, fingerprint
 from advgan.classifiers.external import load_external, source_of
 from advgan.classifiers.external.base import ExternalClassifier, wrap_external
 from advgan.classifiers.registry import TARGETS, target_family
-from advgan.core.errors import InputError, listing
+from advgan.core.errors import InputError, explained, listing
 from advgan.core.json_files import check_int, check_keys
 from advgan.core.weights import mismatch, write_weights
 

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from advgan.classifiers.base import explained
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, explained
 from advgan.core.threat_model import Norm, squash_to_ball
 from advgan.core.weights import device_of
 from advgan.models.networks import logit_features, zero_init

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from advgan.classifiers import fingerprint
-from advgan.classifiers.base import explained
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, explained
 from advgan.core.threat_model import Threat
 from advgan.core.training_record import checkpoint_folder
 from advgan.core.weights import check_trainable

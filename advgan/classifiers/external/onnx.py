@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advgan.classifiers.adapters import two_logits
-from advgan.classifiers.base import ImageShape, explained
+from advgan.classifiers.base import ImageShape
 from advgan.classifiers.black_box import BlackBox
 from advgan.classifiers.checks import check_batch_of, check_no_probabilities, in_unit_interval
 from advgan.classifiers.external.base import resolve_shape
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, explained
 from advgan.core.files import sha256_of
 from advgan.core.inputs import is_softmax
 from advgan.core.optional import require_package

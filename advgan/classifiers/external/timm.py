@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from advgan.classifiers.base import ImageShape, explained
+from advgan.classifiers.base import ImageShape
 from advgan.classifiers.external.base import ExternalClassifier, with_weights, wrap_external
-from advgan.core.errors import InputError, did_you_mean, one_line
+from advgan.core.errors import InputError, did_you_mean, explained, one_line
 from advgan.core.optional import require_package
 
 

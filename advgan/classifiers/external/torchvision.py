@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from advgan.classifiers.base import ImageShape, explained
+from advgan.classifiers.base import ImageShape
 from advgan.classifiers.external.base import ExternalClassifier, with_weights, wrap_external
-from advgan.core.errors import InputError, did_you_mean
+from advgan.core.errors import InputError, did_you_mean, explained
 
 
 def load(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from advgan.classifiers.adapters import classes_of
-from advgan.classifiers.base import ImageShape, explained
+from advgan.classifiers.base import ImageShape
 from advgan.classifiers.external.base import ExternalClassifier, with_weights, wrap_external
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, explained
 from advgan.core.optional import require_package
 
 

@@ -5,8 +5,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from advgan.classifiers.base import explained
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, explained
 
 
 def compile_models(*networks: nn.Module, sample: Tensor) -> None:
