@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from advgan.bridges.foreign import AttackProperties, Call, num_classes, parameters
+from advgan.bridges.base import AttackProperties, Call, num_classes, parameters
 from advgan.core.errors import InputError
 from advgan.core.optional import require_package
 from advgan.core.threat_model import Threat

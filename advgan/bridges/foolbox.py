@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from advgan.attacks.registry import AttackerAccess
-from advgan.bridges.foreign import AttackProperties, Call, parameters
+from advgan.bridges.base import AttackProperties, Call, parameters
 from advgan.core.errors import InputError
 from advgan.core.optional import require_package
 from advgan.core.threat_model import Threat
@@ -80,12 +80,7 @@ def attacks() -> dict[str, Any]:
 def kind(make: Any, settings: dict[str, Any]) -> AttackProperties:
     module, known = make.__module__.rpartition(".")[2], parameters(make)
     access = "nothing" if module == "additive_noise" and "repeats" not in known else ACCESS.get(module, "gradients")
-    norm = None
-    if "distance" not in known:
-        distance = make(**settings).distance
-        norm = next((name for name, known_one in DISTANCES.items() if distance.p == known_one.p), None)
-        if norm is None:
-            raise InputError(f"its distance is {distance}, expected linf, l2 or l0")
+    norm = None if "distance" in known else _norm(make(**settings))
     protocol = "bounded" if issubclass(make, FixedEpsilon) else "minimal-norm"
     return AttackProperties(protocol, norm, module not in UNTARGETED, access)  # type: ignore[arg-type]
 
@@ -104,3 +99,10 @@ def build(make: Any, settings: dict[str, Any], model: nn.Module, x: Tensor, thre
         return attack.distance.clip_perturbation(x, x_adv, threat.eps) if bound else x_adv
 
     return call
+
+
+def _norm(attack: Any) -> str:
+    norms = [name for name, distance in DISTANCES.items() if attack.distance.p == distance.p]
+    if not norms:
+        raise InputError(f"its distance is {attack.distance}, expected linf, l2 or l0")
+    return norms[0]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from advgan.attacks.registry import AttackerAccess
-from advgan.bridges.foreign import AttackProperties, Call, num_classes, parameters
+from advgan.bridges.base import AttackProperties, Call, num_classes, parameters
 from advgan.core.errors import InputError
 from advgan.core.optional import require_package
 from advgan.core.threat_model import Threat

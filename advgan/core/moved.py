@@ -10,7 +10,6 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 
 MOVED = {
-    "advgan.bridges.base": "advgan.bridges.foreign",
     "advgan.classifiers.external.signature": "advgan.classifiers.external.base",
     "advgan.data.augment": "advgan.data.batches",
     "advgan.data.digits": "advgan.data.vision",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advgan import Generator
 from advgan.attacks import fgsm, ifgsm, make_attack
 from advgan.attacks.registry import parse_attack
-from advgan.bridges.foreign import parse_value
+from advgan.bridges.base import parse_value
 from advgan.classifiers import BlackBox, load_target
 from advgan.core.config import run
 from advgan.core.errors import InputError
