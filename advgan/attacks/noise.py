@@ -49,15 +49,19 @@ def noise(
     check_positive(magnitude=magnitude)
     size = eps if magnitude is None else magnitude
     noise_ball = Threat(norm, size) if norm == "l2" or size <= 1 else Threat(norm, 1.0)
-    if draws > 1 and model is None:
+    x_adv, remaining = (
+        threat.project(_sample(distribution, x, noise_ball, rng), x),
+        torch.arange(len(x), device=x.device),
+    )
+    if draws == 1:
+        return x_adv
+    if model is None:
         raise InputError(f"{draws} draws need a model to evaluate them, got none")
-    x_adv, remaining = x.clone(), torch.arange(len(x), device=x.device)
-    for draw in range(draws):
-        if draw and model is not None:
-            target_classes = None if y_target is None else y_target[remaining]
-            remaining = remaining[~find_adversarial(model, x_adv[remaining], y[remaining], target_classes)]
-            if not len(remaining):
-                break
+    for _ in range(draws - 1):
+        target_classes = None if y_target is None else y_target[remaining]
+        remaining = remaining[~find_adversarial(model, x_adv[remaining], y[remaining], target_classes)]
+        if not len(remaining):
+            break
         x_adv[remaining] = threat.project(_sample(distribution, x[remaining], noise_ball, rng), x[remaining])
     return x_adv
 

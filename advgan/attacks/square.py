@@ -44,9 +44,7 @@ def square(
     sides = _sides(p_init, x, norm)
     windows = torch.stack([_window(int(side), x) for side in sides])
     signs = 2 * (uniform(x.shape, x, rng) < 0.5).to(x) - 1
-    # The start for linf: a corner of the ball with vertical stripes, one pixel wide.
-    stripes = threat.project(x + eps * signs[:, :, :1], x)
-    first = stripes if norm == "linf" else _tiles(x, signs, threat)
+    first = _stripes(x, signs, threat) if norm == "linf" else _tiles(x, signs, threat)
 
     best, top, n_queries = x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros_like(y)
     active = ActiveSet(len(x), x.device)
@@ -76,6 +74,11 @@ def _sides(p_init: float, x: Tensor, norm: Norm) -> Tensor:
     if norm == "l2":
         sides, least = [side // 2 * 2 + 1 for side in sides], 3
     return torch.tensor(sides, device=x.device).clamp(least).clamp_max(min(height, width))
+
+
+def _stripes(x: Tensor, signs: Tensor, threat: Threat) -> Tensor:
+    """The start for linf: a corner of the ball with vertical stripes, one pixel wide."""
+    return threat.project(x + threat.eps * signs[:, :, :1], x)
 
 
 def _paint(best: Tensor, x: Tensor, side: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from advgan.classifiers.adapters import two_logits
@@ -55,7 +54,8 @@ def load(name: str, weights: Path | str | None, *, image_shape: ImageShape | Non
 
     def run(x: Tensor) -> np.ndarray:
         """Scores of images `x`, `count` of them where it is fixed, else at least one: black ones are added."""
-        padded = F.pad(x, (*[0] * 7, max((count or 1) - len(x), 0)))
+        missing = max((count or 1) - len(x), 0)
+        padded = torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
         (scores,) = session.run([output], {input_name: padded.cpu().numpy().astype(dtype, copy=False)})
         return np.asarray(scores, np.float32)[: len(x)]
 
