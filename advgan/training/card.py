@@ -195,17 +195,29 @@ attacks is lower: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
 
 
 def target_card(
-    title: str, kind: str, s: Mapping[str, Any], data: Data, learned: str, rows: Mapping[str, Any], end: str
+    s: Mapping[str, Any],
+    data: Data,
+    rows: Mapping[str, Any],
+    end: str,
+    *,
+    trained_as: str = "",
+    tag: str = "",
+    learned: str | None = None,
 ) -> str:
-    """Markdown for a classifier that was trained on `data`, with the settings `s`."""
+    """Markdown for a classifier that was trained on `data`, with the settings `s`: a table of `rows`, and an `end`.
+
+    trained_as   end of the title
+    tag          a further tag for the Hub
+    learned      a paragraph on what it learned
+    """
     return card(
-        f"`{s['target']}` on {s['dataset']}{title}",
-        f"image-classification, adversarial-examples, {kind}advgan",
+        f"`{s['target']}` on {s['dataset']}{trained_as}",
+        ", ".join(filter(None, ("image-classification", "adversarial-examples", tag, "advgan"))),
         f"A classifier to be attacked: {'x'.join(map(str, data.image_shape))} images in [0, 1] -> logits of "
         f"{data.num_classes} classes.",
         "    from advgan.classifiers import load_target\n"
         f'    model = load_target("{s["target"]}", weights=DIRECTORY)  # the directory of this card',
-        *([learned] if learned else []),
+        *([] if learned is None else [learned]),
         rows,
         end,
     )
@@ -238,4 +250,4 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
         "made by": f"`{command('train/classifier.py', s)}`",
     }
     end = ROBUST.format(**s, eps_text=eps_text(s["eps"])) if robust else PLAIN
-    return target_card("", "", s, data, "", rows, end)
+    return target_card(s, data, rows, end)

@@ -268,13 +268,13 @@ def card(settings: Settings, data: Data, record: training.TrainState, phase: Pha
         "made by": f"`{command('train/distill.py', given)}`",
     }
     return target_card(
-        f", {phase} of a defensive distillation at {temperature}",
-        "defensive-distillation, ",
         given,
         data,
-        f"It learned {learned}, at {temperature} (Papernot et al. 2016, arXiv:1511.04508), and\n"
-        f"is used at temperature 1: its logits are {settings.temperature:g} times as large as a plain classifier's.",
         rows,
         "This masks the gradients of the softmax and leaves the decisions unchanged: `eval/distillation.py` measures "
         "both.",
+        trained_as=f", {phase} of a defensive distillation at {temperature}",
+        tag="defensive-distillation",
+        learned=f"It learned {learned}, at {temperature} (Papernot et al. 2016, arXiv:1511.04508), and\n"
+        f"is used at temperature 1: its logits are {settings.temperature:g} times as large as a plain classifier's.",
     )

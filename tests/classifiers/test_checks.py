@@ -11,7 +11,7 @@ from torchvision.transforms import Normalize
 from advgan.attacks import carlini_wagner, deepfool, fgsm, jsma, lbfgs, pgd, square
 from advgan.attacks.registry import make_attack, parse_attack
 from advgan.classifiers import BlackBox, check_target
-from advgan.classifiers.checks import BinaryLogit, gradient_fault
+from advgan.classifiers.checks import BinaryLogit, check_normalised, gradient_fault
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.defenses import defend
@@ -397,3 +397,12 @@ def test_model_made_under_inference_mode_is_refused_and_left_as_it_is(use: Any) 
     with pytest.raises((InputError, RuntimeError), match=r"[Ii]nference"):
         use(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_exception_of_model_is_not_taken_for_low_accuracy() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        check_normalised(Broken(), torch.rand(40, 3, 8, 8), torch.arange(40) % 4)

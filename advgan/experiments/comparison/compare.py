@@ -151,7 +151,7 @@ def compare(
     only = among[0] if len(among) == 1 else None
     entries = {}
     for label, attack in named.items():  # errors before any attack is run
-        entries[label] = entry = resolved(label, attack, target, threat, y_target, seed, only)
+        entries[label] = entry = resolved(label, attack, target, threat, y_target=y_target, seed=seed, only=only)
         function = entry.attack(target.model) if isinstance(entry, GridPoint) else entry
         if isinstance(attack, str):
             function(x[:0].to(device_of(target.model)), y[:0])  # wrong settings
@@ -163,7 +163,16 @@ def compare(
                 raise InputError(f"{label}: {reason}")
     with result_progress(len(named), silent=not progress) as start_result:
         results = [
-            _result(label, entry, cache, target, threat, y_target, seed, start_result(label, len(x)))
+            _result(
+                label,
+                entry,
+                cache,
+                target,
+                threat,
+                y_target=y_target,
+                seed=seed,
+                progress=start_result(label, len(x)),
+            )
             for label, entry in entries.items()
         ]
     settings = CompareSettings(tuple(named), threat.eps, norm, y_target, batch_size, seed, tuple(transforms.names))
@@ -191,6 +200,7 @@ def _result(
     cache: ResultCache,
     target: TargetModel,
     threat: Threat,
+    *,
     y_target: int | None,
     seed: int,
     progress: Callable[[int], None],
@@ -217,6 +227,7 @@ def resolved(
     attack: Attack,
     target: TargetModel,
     threat: Threat,
+    *,
     y_target: int | None,
     seed: int,
     only: Generator | None = None,

@@ -138,7 +138,7 @@ def frontier(
     with frozen_eval(target), result_progress(1, silent=not progress) as start_result:
         functions: dict[str, AttackFn] = {}
         for label in verified:
-            entry = resolved(label, attacks[label], checked, threat, None, seed)
+            entry = resolved(label, attacks[label], checked, threat, y_target=None, seed=seed)
             functions[label] = entry.attack(target) if isinstance(entry, GridPoint) else entry
         timed = measure_frontier(
             *(measured["rows"], functions, target, x.to(device), y.to(device)),

@@ -257,7 +257,7 @@ def line_times(study: Study, points: Sequence[TransferPoint], repeats: int) -> d
     times, x, y = {}, study.x.to(study.accelerator.device), study.y.to(study.accelerator.device)
     for point in {point.line: point for point in points}.values():
         model = (point.source_model or study.targets[0]).model
-        attack, reference = (each.attack(model) for each in (point, replace(point, spec=FGSM, generator=None)))
+        attack, reference = (timed.attack(model) for timed in (point, replace(point, spec=FGSM, generator=None)))
         ratios = time_ratios({"": attack}, reference, x, y, batch_size=study.batch_size, repeats=repeats)[""]
         times[point.line] = time_columns(ratios)
     return times
