@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from advgan.analysis.groups import first_seeds, groups, spec_of
+from advgan.attacks.registry import AttackSpec
 from advgan.evaluation.evaluate import Result
 
 BASELINES: dict[str, int | None] = {"fgsm": None, "ifgsm": 10, "pgd": 40, "deepfool": None}  # with their usual steps
@@ -30,10 +31,7 @@ def cost(results: Sequence[Result], generators: Iterable[Mapping[str, Any]]) -> 
             seconds = entry["training_seconds"]
             if seconds is None or not same_threat or not one_pass or not one_pass[0]["asr"]:
                 continue
-            for spec, baseline in attacks:
-                usual = BASELINES.get(spec.name)
-                if spec.name not in BASELINES or usual not in (None, spec.settings.get("steps", usual)):
-                    continue
+            for baseline in (row for spec, row in attacks if _is_baseline(spec)):
                 images = break_even(seconds, one_pass[0]["seconds_per_image"], baseline["seconds_per_image"])
                 identity = {"generator": entry["path"], "training_seconds": seconds, "attack": baseline["attack"]}
                 entries.append({**group._asdict(), **identity, "images": images})
@@ -43,3 +41,11 @@ def cost(results: Sequence[Result], generators: Iterable[Mapping[str, Any]]) -> 
 def break_even(training: float, generator: float, attack: float) -> int | None:
     """The smallest N with training + N generator <= N attack (seconds, seconds per image); None if there is none."""
     return math.ceil(training / (attack - generator)) if attack > generator else None
+
+
+def _is_baseline(spec: AttackSpec) -> bool:
+    """Whether it is one of `BASELINES` with its default number of steps."""
+    default_steps = BASELINES.get(spec.name)
+    return spec.name in BASELINES and (
+        default_steps is None or spec.settings.get("steps", default_steps) == default_steps
+    )

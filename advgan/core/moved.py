@@ -27,12 +27,9 @@ MOVED = {
     "advgan.threat": "advgan.core.threat_model",
     "advgan.training.collapse": "advgan.training.validation",
     "advgan.training.detector_program": "advgan.training.detector",
-    "advgan.training.features": "advgan.training.classifier",
     "advgan.training.fgsm_comparison": "advgan.training.trial",
-    "advgan.training.query_cache": "advgan.training.substitute",
-    "advgan.training.substitute_config": "advgan.training.substitute",
+    "advgan.training.substitute_config": "advgan.training.substitute_training",
     "advgan.training.substitute_program": "advgan.training.substitute",
-    "advgan.training.substitute_training": "advgan.training.substitute",
     "advgan.training.validation_log": "advgan.training.validation",
     "advgan.weights": "advgan.core.weights",
 }

@@ -146,9 +146,7 @@ def load_folder(root: Path, sizing: Sizing, labels: Labels, seed: int) -> Data:
     _check_apart({name: files for images in photos.values() for name, files in images.groups.items()})
     if labels.file is not None and all(images.names is None or images.closed for images in photos.values()):
         raise InputError(f"{labels.file} names none of the images in {root}")
-    lists = [path for images in photos.values() for path in images.groups if path.endswith(SUFFIXES)]
-    tables = lists or labels.file or any(images.names and not images.closed for images in photos.values())
-    if (labels.image_column or labels.label_column) and not tables:
+    if (labels.image_column or labels.label_column) and not _reads_tables(photos, labels):
         raise InputError(f"columns can be chosen for hf, hf-stream and CSV files, got a folder without: {root}")
     classes = _classes(root, photos)
     listings = _divided(root, {part: _listing(images, classes) for part, images in photos.items()}, seed)
@@ -171,6 +169,12 @@ def as_splits(images: StoredImages, labels: Sequence[Tensor], has_labels: Sequen
     if images.crop and height == width and larger_than(files.sources, height):
         splits[0].photos = files
     return splits
+
+
+def _reads_tables(photos: Mapping[str, Photos], labels: Labels) -> bool:
+    """Whether labels or names of images are of a CSV file."""
+    lists = [path for images in photos.values() for path in images.groups if path.endswith(SUFFIXES)]
+    return bool(lists or labels.file) or any(images.names and not images.closed for images in photos.values())
 
 
 def by_split(names: Sequence[str], where: object, kind: str, hint: str = "") -> dict[str, str]:

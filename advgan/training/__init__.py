@@ -27,7 +27,7 @@ _HOMES = {
     "LossInputs": "advgan.training.gan",
     "OptimizationConfig": "advgan.training.options",
     "RunConfig": "advgan.training.options",
-    "SubstituteConfig": "advgan.training.substitute",
+    "SubstituteConfig": "advgan.training.substitute_training",
     "adversarial_config": "advgan.training.adversarial",
     "distill": "advgan.training.distillation",
     "fit": "advgan.training.generator",

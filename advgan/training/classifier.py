@@ -7,14 +7,12 @@ python train/classifier.py --target FILE.py:build --freeze-backbone --dataset fo
 accelerate launch --cpu --num_processes 2 train/classifier.py ...    several processes share each batch
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
@@ -44,6 +42,7 @@ from advgan.training.adversarial import (
     stuck_at_chance,
 )
 from advgan.training.card import classifier_card
+from advgan.training.features import CachedFeatures, ends_with
 from advgan.training.frozen import training_context
 from advgan.training.run_directory import Place, RunFlags, save_settings, save_weights
 from advgan.training.supervised import (
@@ -105,52 +104,6 @@ def train_classifier(
         code = steps.run()
         steps.files.raise_if_stopped(code, steps.best_model())
         return steps.best_model()
-
-
-CACHED_IMAGES = 200_000  # whose features are kept
-
-
-class CachedFeatures(nn.Module):
-    """Logits (n, k) of `model`, in eval mode, whose last layer `head` alone is trained: its input, the features of an
-    image, is kept in memory from the first time on."""
-
-    def __init__(self, model: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.model, self.head = model, head
-        self.features: dict[bytes, Tensor] = {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in x.detach().cpu()]
-        missing = [i for i, key in enumerate(keys) if key not in self.features]
-        if missing:
-            computed = features_of(self.model, self.head, x[missing])
-            if len(self.features) + len(missing) > CACHED_IMAGES:
-                self.features.clear()
-                computed, missing = features_of(self.model, self.head, x), list(range(len(keys)))
-            self.features |= {keys[i]: feature.clone() for i, feature in zip(missing, computed, strict=True)}
-        return self.head(torch.stack([self.features[key] for key in keys]))
-
-
-@torch.no_grad()
-def features_of(model: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
-    """The input (n, d) of the layer `head` for images `x` (n, c, h, w)."""
-    found: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, arguments: found.append(arguments[0].detach()))
-    try:
-        model(x)
-    finally:
-        handle.remove()
-    return torch.cat(found)
-
-
-@torch.no_grad()
-def ends_with(model: nn.Module, head: nn.Module, x: Tensor) -> bool:
-    """Whether the logits of `model` for images `x` are the output of the layer `head`, one vector of features each."""
-    features, logits = features_of(model, head, x), model(x)
-    if features.ndim != 2 or len(features) != len(x):
-        return False
-    from_head = head(features)
-    return from_head.shape == logits.shape and torch.allclose(from_head, logits, atol=1e-5)
 
 
 class ClassifierTraining(SupervisedTraining):

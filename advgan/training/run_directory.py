@@ -6,8 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from advgan.core.lock import LOCK, acquire, create, release
 from advgan.core.weights import mismatch, read_checkpoint
 from advgan.data import Split
 from advgan.training.runtime.checkpoint import IMAGES, NETWORKS, Checkpointer, TrainState, clear, latest_state, saving
-from advgan.training.runtime.loop import GracefulShutdown, Interrupted, Terminated, open_log, progress_bar
+from advgan.training.runtime.loop import Interrupted, Terminated, open_log
 
 _in_use: set[str] = set()  # directories of trainings of this process, which may acquire a lock twice
 MAX_PARTS = 200  # of a path: the standard library walks folders recursively
@@ -265,59 +264,6 @@ class RunDirectory:
         if problems := mismatch(model, tensors):
             raise InputError(f"cannot resume: the weights in {folder} are another model's ({problems})")
         return tensors
-
-
-class StepLoop(ABC):
-    """The loop of a training with `files`: steps, validations, saved states, an end by a signal.
-
-    title, progress   of the progress bar; whether there is one, and a line per validation
-    """
-
-    title: str
-    progress: bool = True
-    files: RunDirectory
-
-    @abstractmethod
-    def step(self, batch: Any, log: Any, stop: GracefulShutdown) -> None:
-        """One step, on one of the batches of `take_steps`."""
-
-    @abstractmethod
-    def validation_due(self, step: int) -> bool:
-        """Whether a validation follows this step."""
-
-    @abstractmethod
-    def validate(self, log: Any, bar: Any) -> None:
-        """Evaluate on the validation images, print, log, and save."""
-
-    @abstractmethod
-    def summary(self) -> str:
-        """The text beside the progress bar."""
-
-    def take_steps(self, batches: Iterable[Any], *folders: str, on_start: Callable[[], None] = lambda: None) -> int:
-        """Take the steps that are left; the exit code of the signal that ended it, else 0.
-
-        folders    further ones of an earlier run in the directory
-        on_start   called after all checks, before the first step
-        """
-        files, record, accelerator = self.files, self.files.record, self.files.accelerator
-        files.clear(*folders)  # all checks have passed: files of an earlier run are deleted
-        on_start()
-        bar = progress_bar(accelerator, disable=not self.progress)
-        with GracefulShutdown() as stop, files.open_log() as log, bar:
-            task = bar.add_task(self.title, total=files.total, completed=record["step"], metrics="")
-            for batch in batches:
-                self.step(batch, log, stop)
-                step, interrupted = record["step"], stop.requested(accelerator)
-                due = self.validation_due(step)
-                if due:
-                    self.validate(log, bar)
-                bar.update(task, completed=step, metrics=self.summary())
-                if due or interrupted:
-                    files.save_state(step)
-                if interrupted:
-                    break  # safe: the loader is not a prepared one, and every process stops at this step
-        accelerator.wait_for_everyone()
-        return stop.code
 
 
 def save_weights(net: nn.Module, folder: Path, run: dict[str, Any] | None = None) -> None:

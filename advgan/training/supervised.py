@@ -31,9 +31,10 @@ from advgan.data.sources import as_split, by_name, hold_out, note_shared
 from advgan.data.split import are_photos, attack_batch_size
 from advgan.evaluation import predict
 from advgan.training.defaults import MAX_STEPS
-from advgan.training.run_directory import Place, RunDirectory, StepLoop
+from advgan.training.run_directory import Place, RunDirectory
 from advgan.training.runtime.checkpoint import TrainState
 from advgan.training.runtime.loop import GracefulShutdown, check_finite
+from advgan.training.step_loop import StepLoop
 
 
 @documented

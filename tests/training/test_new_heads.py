@@ -17,7 +17,7 @@ from advgan.classifiers.external.head import find_head, replace_head
 from advgan.core.config import run
 from advgan.core.errors import InputError
 from advgan.defenses import load_classifier
-from advgan.training.classifier import CachedFeatures, ends_with
+from advgan.training.features import CachedFeatures, ends_with
 
 classifier = importlib.import_module("advgan.training.classifier")
 

@@ -23,7 +23,8 @@ from advgan.data import load_data
 from advgan.defenses import parse_classifiers
 from advgan.evaluation.loading import LoadedGenerator, load_targets, read_training_json
 from advgan.training.runtime.loop import Interrupted
-from advgan.training.substitute import SubstituteConfig, train_substitute
+from advgan.training.substitute import train_substitute
+from advgan.training.substitute_training import SubstituteConfig
 from tests.conftest import Run
 
 substitute = importlib.import_module("advgan.training.substitute")

@@ -23,7 +23,8 @@ from advgan.training.detector import DetectorConfig, first_images
 from advgan.training.distillation import distill
 from advgan.training.options import RunConfig
 from advgan.training.runtime.checkpoint import OBJECTS_FILE, _write_checksums, latest_state
-from advgan.training.substitute import SubstituteConfig, attacker_data, train_substitute
+from advgan.training.substitute import attacker_data, train_substitute
+from advgan.training.substitute_training import SubstituteConfig
 from advgan.training.supervised import ClassifierConfig, labelled_data
 
 SMALL: dict[str, Any] = {"batch_size": 20, "shift": 0}

@@ -101,12 +101,16 @@ def make_accelerator(*, bf16: bool = False, patient: bool = False, one_process: 
         raise InputError(f"the launcher started {world} processes, {accelerator.num_processes} found each other")
     if one_process and accelerator.num_processes > 1:
         raise InputError(f"expected one process, started without a launcher, got {accelerator.num_processes}")
-    # None where torch is too old to report them.
-    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    units = not capabilities or any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
-    if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu" and not units:
+    if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu" and not _has_bf16_units():
         note("this CPU has no bfloat16 matrix units: mixed precision is slower than --no-bf16 (bf16=False)")
     return accelerator
+
+
+def _has_bf16_units() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices in hardware; True where torch is too old to report it."""
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    units = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
+    return not capabilities or any(capabilities.get(name) for name in units)
 
 
 def _check_all_started() -> None:
